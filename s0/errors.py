@@ -1,0 +1,47 @@
+"""Errors a user can act on.
+
+Every message is one line that names the field, the value, the rule it breaks and the way out. Entry points print the
+line and exit with `exit_code`; a traceback is reserved for bugs.
+"""
+
+from __future__ import annotations
+
+
+class S0Error(Exception):
+    """Base of all expected errors; `exit_code` is the process exit status an entry point uses for it."""
+
+    exit_code = 1
+
+
+class ConfigError(S0Error):
+    """A configuration key or value is wrong; raised before anything is loaded, downloaded or started."""
+
+    exit_code = 2
+
+
+class ArchitectureError(S0Error):
+    """The model has no recurrent state S0 can start, or a saved state does not fit the model."""
+
+
+class DataError(S0Error):
+    """A data set is missing, has the wrong schema, or contradicts the split the task promises."""
+
+
+class SandboxError(S0Error):
+    """The sandbox failed its self-test or cannot isolate on this machine; never turned into a score."""
+
+
+class StoreError(S0Error):
+    """A stored artefact cannot be read or written (disk full, read-only folder, unknown schema version)."""
+
+
+class NoTrainingSolutions(S0Error):
+    """No sampled completion passed verification, so there is nothing to train on (exit code 3)."""
+
+    exit_code = 3
+
+
+class JobsFailed(S0Error):
+    """At least one cell of a run failed; the others are kept (exit code 4)."""
+
+    exit_code = 4
