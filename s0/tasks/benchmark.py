@@ -1,0 +1,92 @@
+"""What the benchmarks share: reading their config keys, cutting the parts, checking that the parts never overlap."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s0.errors import ConfigError, DataError, SandboxError
+from s0.schema import Problem, digest
+from s0.tasks.base import Part, Task
+
+
+class Benchmark(Task):
+    """A Task over two fixed lists of problems. Subclasses implement `load`.
+
+    Config keys read here: `n_train`, `n_eval` (first n of a part; None = all of it), `grading_timeout_s` (seconds per
+    completion), `path`, `hub_id`, `hub_revision` (see `s0.tasks.source`).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+        self.path: str | None = self.config.get("path")
+        self.hub_id: str | None = self.config.get("hub_id")
+        self.hub_revision: str | None = self.config.get("hub_revision")
+        self.timeout_s = float(self.config.get("grading_timeout_s") or 3.0)
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"task.grading_timeout_s={self.timeout_s}: must be a positive number of seconds")
+        self._limits = {"train": self._count("n_train"), "heldout": self._count("n_eval")}
+        self._parts: dict[Part, list[Problem]] | None = None
+        #: where the problems came from and how they were split, for the record (known once they are loaded)
+        self.source = ""
+
+    def _count(self, key: str) -> int | None:
+        value = self.config.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"task.{key}={value!r}: must be a positive integer, or null for the whole part")
+        return value
+
+    @abc.abstractmethod
+    def load(self) -> tuple[list[Problem], list[Problem]]:
+        """(training part, held-out part), complete and in benchmark order; sets `source`. Raises DataError."""
+
+    def problems(self, part: Part) -> list[Problem]:
+        """See Task.problems. Raises DataError (unreadable data, overlap) or ConfigError (n larger than the part)."""
+        if self._parts is None:
+            train, heldout = self.load()
+            parts: dict[Part, list[Problem]] = {
+                "train": self._first(train, "n_train", self._limits["train"]),
+                "heldout": self._first(heldout, "n_eval", self._limits["heldout"]),
+            }
+            check_disjoint(self.name, parts["train"], parts["heldout"])
+            self._parts = parts
+        return list(self._parts[part])
+
+    def _first(self, problems: list[Problem], key: str, limit: int | None) -> list[Problem]:
+        if limit is not None and limit > len(problems):
+            raise ConfigError(
+                f"task.{key}={limit}: this part of {self.name} has {len(problems)} problems; "
+                f"choose 1..{len(problems)} or null for all"
+            )
+        return problems[:limit]
+
+    def dataset_hash(self) -> str:
+        rows = [[part, p.id, p.prompt, p.reference] for part in ("train", "heldout") for p in self.problems(part)]
+        return digest([self.name, rows])
+
+    def _need_sandbox(self, sandbox: Any) -> Any:
+        if sandbox is None:
+            raise SandboxError(f"task {self.name} runs model-written code: grade it with a sandbox, never without")
+        return sandbox
+
+
+def check_disjoint(name: str, train: Sequence[Problem], heldout: Sequence[Problem]) -> None:
+    """Raise DataError unless ids are unique and no id and no prompt stands in both parts; both parts are non-empty."""
+    for label, part in (("training", train), ("held-out", heldout)):
+        if not part:
+            raise DataError(f"{name}: the {label} part is empty; the data needs at least one problem for each part")
+    seen: dict[str, str] = {}
+    prompts = {p.prompt.strip(): p.id for p in train}
+    for label, part in (("training", train), ("held-out", heldout)):
+        for problem in part:
+            if problem.id in seen:
+                where = f"twice in the {label} part" if seen[problem.id] == label else "in both parts"
+                raise DataError(f"{name}: id {problem.id!r} occurs {where}; every problem needs an id of its own")
+            seen[problem.id] = label
+    for problem in heldout:
+        if problem.prompt.strip() in prompts:
+            raise DataError(
+                f"{name}: held-out problem {problem.id!r} has the prompt of training problem "
+                f"{prompts[problem.prompt.strip()]!r}; remove one: the parts must not overlap"
+            )

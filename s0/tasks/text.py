@@ -1,0 +1,92 @@
+"""Finding the answer inside what a chat model wrote: thinking blocks, code fences, boxed answers."""
+
+from __future__ import annotations
+
+import re
+
+_THINK_BLOCK = re.compile(r"<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$")
+
+
+def strip_thinking(text: str) -> str:
+    """`text` without thinking; the indentation of the first remaining line is kept.
+
+    A lone `</think>` closes a block that the chat template opened in the prompt, so everything before the last one is
+    thinking. An unclosed `<think>` means that the model never came to an answer: what precedes it is kept.
+    """
+    text = _THINK_BLOCK.sub("", text)
+    text = text.rpartition("</think>")[2]
+    return text.partition("<think>")[0].lstrip("\r\n")
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """(info string in lower case, content) of every Markdown code block, in order.
+
+    A block still open at the end of the text (truncated output) counts; so does the content before a single closing
+    fence that nothing follows, which is how an answer looks when the opening fence was part of the prompt.
+    """
+    blocks: list[tuple[str, str]] = []
+    lines = text.split("\n")
+    start: int | None = None
+    indent = marker = info = ""
+    for number, line in enumerate(lines):
+        match = _FENCE.match(line.rstrip("\r"))
+        if match is None:
+            continue
+        if start is None:
+            before, after = "\n".join(lines[:number]), "\n".join(lines[number + 1 :])
+            if not blocks and not match[3] and before.strip() and not after.strip():
+                return [("", before + "\n")]
+            start, indent, marker, info = number + 1, match[1], match[2], match[3].lower()
+        elif match[2].startswith(marker) and not match[3]:
+            blocks.append((info, _block(lines[start:number], indent)))
+            start = None
+    if start is not None:
+        blocks.append((info, _block(lines[start:], indent)))
+    return blocks
+
+
+def _block(lines: list[str], indent: str) -> str:
+    # A fence indented inside a list carries its indentation onto every line of the block.
+    return "\n".join(line.removeprefix(indent) for line in lines) + "\n"
+
+
+def strip_fences(text: str, prefer: str | None = None) -> str:
+    """The first code block, or the first that matches the regular expression `prefer`; without any block `text` itself."""
+    blocks = [content for _, content in fenced_blocks(text)]
+    if not blocks:
+        return text
+    if prefer is not None:
+        for content in blocks:
+            if re.search(prefer, content):
+                return content
+    return next((content for content in blocks if content.strip()), "")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last complete `\boxed{...}` or `\fbox{...}` (also `\boxed 7`); None where there is none."""
+    for match in reversed(list(re.finditer(r"\\f?boxed\s*(\{|(?=\S))", text))):
+        if match[1]:
+            end = _closing_brace(text, match.end())
+            if end is not None:
+                return text[match.end() : end].strip()
+        else:
+            token = re.match(r"[^\s$\\]+", text[match.end() :])
+            if token:
+                return token[0].rstrip(".,;")
+    return None
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Index of the brace that closes the one just before `start`; an escaped brace does not count."""
+    depth, position = 1, start
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+            continue
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return position
+        position += 1
+    return None
