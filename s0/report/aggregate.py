@@ -1,0 +1,264 @@
+"""From records to table rows: one row per cell, statistics over its seeds.
+
+A cell is (experiment, model, task, method label, alpha, padding, settings). `settings` are the method's and task's
+configuration: two records that differ in them are never averaged, and the differing keys are shown in the row's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s0 import stats
+from s0.records import Evaluation, Record, find_records, read_record
+from s0.stats import Interval, MeanStd
+
+#: configuration groups that define what was measured; engine, tracking and folders do not
+_DEFINING_GROUPS = ("method", "task", "training", "evaluation", "sampling")
+_IGNORED_KEYS = frozenset({"method.name", "method.label", "method.alpha", "task.name"})
+_NAN = MeanStd(math.nan, math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One table row. Accuracies are percent, deltas percentage points; `n_seeds` counts the records with status "ok".
+
+    `baseline_note` says whether the seeds share one baseline evaluation; where they do, `welch_p` compares the tuned
+    runs with one number repeated, and `paired_p` (a one-sample test of the per-seed deltas) asks that question openly.
+    """
+
+    experiment: str
+    model: str
+    task: str
+    method: str
+    label: str
+    alpha: str
+    padding: str
+    protocol: str
+    n_seeds: int
+    seeds: tuple[int, ...]
+    status: Mapping[str, int]
+    base: MeanStd = _NAN
+    tuned: MeanStd = _NAN
+    delta: MeanStd = _NAN
+    solved: MeanStd = _NAN
+    broken: MeanStd = _NAN
+    controls: Mapping[str, MeanStd] = field(default_factory=dict)
+    welch_p: float = math.nan
+    paired_p: float = math.nan
+    effect_size: float = math.nan
+    interval: Interval = field(default_factory=lambda: Interval(math.nan, math.nan, math.nan, "none"))
+    n_baselines: int = 0
+    n_problems: int = 0
+    #: records of a seed that a newer record with equal settings replaces
+    n_superseded: int = 0
+
+    @property
+    def shared_baseline(self) -> bool:
+        """True where at least two seeds were compared with the same baseline evaluation."""
+        return 0 < self.n_baselines < self.n_seeds
+
+    @property
+    def baseline_note(self) -> str:
+        if not self.shared_baseline:
+            return ""
+        if self.n_baselines == 1:
+            return f"{self.n_seeds} seeds share one baseline evaluation"
+        return f"{self.n_seeds} seeds share {self.n_baselines} baseline evaluations"
+
+    @property
+    def control(self) -> MeanStd:
+        """Delta of the random-state control over the baseline (the first control where there are several)."""
+        return next(iter(self.controls.values()), _NAN)
+
+    @property
+    def seed_text(self) -> str:
+        return compact_seeds(self.seeds)
+
+    @property
+    def status_text(self) -> str:
+        return ", ".join(f"{n} {name}" for name, n in self.status.items())
+
+
+def compact_seeds(seeds: Sequence[int]) -> str:
+    """`(0, 1, 2, 7)` -> `0..2,7`: the form the command line takes."""
+    parts: list[str] = []
+    ordered = sorted(set(seeds))
+    start = 0
+    for i in range(1, len(ordered) + 1):
+        if i < len(ordered) and ordered[i] == ordered[i - 1] + 1:
+            continue
+        run = ordered[start:i]
+        parts += [f"{run[0]}..{run[-1]}"] if len(run) > 2 else [str(s) for s in run]
+        start = i
+    return ",".join(parts)
+
+
+def load_records(paths: Iterable[Path]) -> list[Record]:
+    """Records in files and folders (searched recursively). Raises StoreError for a missing path or a broken record."""
+    return [read_record(p) for p in find_records(list(paths))]
+
+
+def method_label(record: Record) -> str:
+    return str(record.method_info.get("label") or record.method)
+
+
+def alpha_text(record: Record) -> str:
+    """The alpha that defines the cell: "auto" where every seed chose its own on training problems."""
+    if record.training.alpha_source == "auto":
+        return "auto"
+    return "" if record.alpha is None else f"{record.alpha:g}"
+
+
+def _padding(record: Record) -> str:
+    evaluation = record.tuned or record.baseline
+    return evaluation.padding if evaluation else "exact"
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for key, item in value.items() for k, v in _flatten(f"{prefix}.{key}", item).items()}
+    return {prefix: repr(value) if isinstance(value, list) else value}
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    # other weights or other problems are another experiment even under the same name
+    flat = {
+        "weights": str(record.model_info.get("weights_sha256"))[:8],
+        "dtype": record.model_info.get("dtype"),
+        "dataset": str(record.task_info.get("dataset_hash"))[:8],
+    }
+    for group in _DEFINING_GROUPS:
+        if group in record.config:
+            flat |= _flatten(group, record.config[group])
+    return {k: v for k, v in flat.items() if k not in _IGNORED_KEYS}
+
+
+def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
+    """Records by cell, in order of first appearance; within a cell one record per seed (the newest of equal keys).
+
+    Keys are (experiment, model, task, label, alpha, padding); where one such cell holds different settings it is split
+    and the label gets the differing keys, as in `s0 [method.layers=early]`. Records that did not finish are put in the
+    cell of their own settings, so that they are counted where they belong.
+    """
+    newest: dict[str, Record] = {}
+    for record in records:
+        if record.key not in newest or record.created >= newest[record.key].created:
+            newest[record.key] = record
+    cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in newest.values():
+        cells[
+            (record.experiment, record.model, record.task, method_label(record), alpha_text(record), _padding(record))
+        ].append(record)
+    split: dict[tuple[str, ...], list[Record]] = {}
+    for cell, members in cells.items():
+        settings = [_settings(r) for r in members]
+        keys = sorted({k for s in settings for k in s})
+        differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]
+        for record, values in zip(members, settings, strict=True):
+            suffix = ", ".join(f"{k}={values.get(k)}" for k in differing)
+            label = f"{cell[3]} [{suffix}]" if suffix else cell[3]
+            split.setdefault((*cell[:3], label, *cell[4:]), []).append(record)
+    return split
+
+
+def scores(evaluation: Evaluation) -> dict[str, float]:
+    """Problem id -> correctness in [0, 1]: 0 or 1 when greedy, c / n when sampled."""
+    if evaluation.protocol == "sampled":
+        return {o.problem_id: o.c / o.n for o in evaluation.outcomes}
+    return {o.problem_id: float(o.passed) for o in evaluation.outcomes}
+
+
+def difference_matrix(records: Sequence[Record]) -> Any:
+    """Tuned minus baseline correctness, float [seeds, problems]; None where the seeds saw different problems."""
+    rows, order = [], None
+    for record in records:
+        if record.tuned is None or record.baseline is None:
+            return None
+        tuned, base = scores(record.tuned), scores(record.baseline)
+        order = order if order is not None else list(tuned)
+        if set(tuned) != set(order) or set(base) != set(order):
+            return None
+        rows.append([tuned[p] - base[p] for p in order])
+    return np.asarray(rows, dtype=np.float64) if rows else None
+
+
+def aggregate(records: Sequence[Record], *, n_resamples: int = 10_000) -> list[Row]:
+    """One row per cell. Records that are not "ok" are counted in `status` and enter no average."""
+    return [_row(cell, members, n_resamples) for cell, members in group_records(records).items()]
+
+
+def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
+    experiment, model, task, label, alpha, padding = cell
+    ok = _newest_per_seed([r for r in members if r.status == "ok"])
+    status: dict[str, int] = defaultdict(int)
+    for record in members:
+        status[record.status] += 1
+    evaluation = next((e for r in ok for e in (r.tuned, r.baseline) if e is not None), None)
+    row = Row(
+        experiment,
+        model,
+        task,
+        members[0].method,
+        label,
+        alpha,
+        padding,
+        evaluation.protocol if evaluation else "",
+        len(ok),
+        tuple(sorted(r.seed for r in ok)),
+        dict(status),
+        n_problems=len(evaluation.outcomes) if evaluation else 0,
+        n_superseded=sum(r.status == "ok" for r in members) - len(ok),
+        n_baselines=len({r.baseline_key for r in ok if r.baseline is not None}),
+    )
+    base = [100 * r.baseline.accuracy for r in ok if r.baseline is not None]
+    row = replace(row, base=stats.mean_std(base))
+    both = [r for r in ok if r.baseline is not None and r.tuned is not None]
+    if not both:
+        return row
+    before = [100 * r.baseline.accuracy for r in both if r.baseline is not None]
+    after = [100 * r.tuned.accuracy for r in both if r.tuned is not None]
+    flips = [r.flips() for r in both]
+    matrix = difference_matrix(both)
+    if matrix is not None:
+        interval = stats.bootstrap_seeds_problems(100 * matrix, n_resamples=n_resamples)
+    else:
+        interval = stats.bootstrap_mean([r.delta_pp for r in both], over="seeds", n_resamples=n_resamples)
+    return replace(
+        row,
+        tuned=stats.mean_std(after),
+        delta=stats.mean_std([r.delta_pp for r in both]),
+        solved=stats.mean_std([len(s) for s, _ in flips]),
+        broken=stats.mean_std([len(b) for _, b in flips]),
+        controls=_controls(both),
+        welch_p=stats.welch(after, before).p_value,
+        paired_p=stats.paired_t(after, before).p_value,
+        effect_size=stats.hedges_g(after, before),
+        interval=interval,
+    )
+
+
+def _newest_per_seed(records: list[Record]) -> list[Record]:
+    """Two runs of one seed are not two seeds: the newer one counts."""
+    newest: dict[int, Record] = {}
+    for record in records:
+        if record.seed not in newest or record.created >= newest[record.seed].created:
+            newest[record.seed] = record
+    return list(newest.values())
+
+
+def _controls(records: Sequence[Record]) -> dict[str, MeanStd]:
+    deltas: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        for name, evaluation in record.controls.items():
+            if record.baseline is not None:
+                deltas[name].append(100 * (evaluation.accuracy - record.baseline.accuracy))
+    # the random state first: it is the control the table has a column for
+    order = sorted(deltas, key=lambda name: ("random" not in name, name))
+    return {name: stats.mean_std(deltas[name]) for name in order}

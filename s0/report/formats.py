@@ -1,0 +1,141 @@
+"""One table, four forms: plain text, Markdown, CSV and LaTeX (booktabs). Cells are strings; nothing is computed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from s0.stats import MeanStd
+
+MISSING = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "→": r"$\rightarrow$",
+    "×": r"$\times$",
+    "λ": r"$\lambda$",
+    "α": r"$\alpha$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    "·": r"$\cdot$",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` of text under `columns`; `notes` stand below. `numeric` columns are aligned right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    numeric: frozenset[int] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.title!r}: row {row!r} has {len(row)} cells, need {len(self.columns)}")
+
+
+def number(value: float, digits: int = 1, sign: bool = False) -> str:
+    """A number with fixed decimals; the missing sign for NaN; no "-0.0"."""
+    if math.isnan(value):
+        return MISSING
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
+
+
+def spread(value: MeanStd, digits: int = 1, sign: bool = False) -> str:
+    """`mean ± std`; the mean alone where there is no spread."""
+    text = number(value.mean, digits, sign)
+    return text if math.isnan(value.std) else f"{text} ± {number(value.std, digits)}"
+
+
+def p_text(p: float) -> str:
+    """A p-value with two significant digits; below 1e-12 only the bound is meaningful."""
+    if math.isnan(p):
+        return MISSING
+    if p < 1e-12:
+        return "<1e-12"
+    return f"{p:.2g}" if p >= 1e-3 else f"{p:.1e}"
+
+
+def plain(table: Table) -> str:
+    """Fixed-width text."""
+    lines = [table.columns, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+
+    def render(line: Sequence[str]) -> str:
+        cells = [
+            c.rjust(w) if i in table.numeric else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    body = [table.title, rule, render(table.columns), rule, *(render(r) for r in table.rows), rule]
+    return "\n".join([line for line in body if line] + list(table.notes)) + "\n"
+
+
+def markdown(table: Table) -> str:
+    def cell(text: str) -> str:
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+    align = ["---:" if i in table.numeric else "---" for i in range(len(table.columns))]
+    lines = [f"**{table.title}**", ""] if table.title else []
+    for line in (table.columns, tuple(align), *table.rows):
+        lines.append("| " + " | ".join(map(cell, line)) + " |")
+    lines += [f"\n{note}" for note in table.notes]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return out.getvalue()
+
+
+def latex_escape(text: str) -> str:
+    """Text made safe for LaTeX with inputenc utf8; a character outside the table's own alphabet becomes "?"."""
+    out = "".join(_LATEX.get(ch, ch) for ch in text)
+    return out.encode("ascii", "replace").decode() if not out.isascii() else out
+
+
+def latex(table: Table, *, caption: bool = False, label: str = "") -> str:
+    """A booktabs tabular; with `caption`, inside a table environment with caption and notes."""
+    spec = "".join("r" if i in table.numeric else "l" for i in range(len(table.columns)))
+
+    def render(line: Sequence[str]) -> str:
+        return " & ".join(_signed(latex_escape(c)) for c in line) + r" \\"
+
+    body = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", render(table.columns), r"\midrule"]
+    body += [render(r) for r in table.rows] + [r"\bottomrule", r"\end{tabular}"]
+    if not caption:
+        return "\n".join(body) + "\n"
+    notes = " ".join(latex_escape(n) for n in table.notes)
+    # shrink a wide table to the text width, leave a narrow one alone
+    fit = [r"\begin{adjustbox}{max width=\textwidth}", *body, r"\end{adjustbox}"]
+    head = [r"\begin{table}[tbp]", r"\centering", r"\small", rf"\caption{{{latex_escape(table.title)}}}"]
+    head += [rf"\label{{{label}}}"] if label else []
+    tail = [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {notes}}}"] if notes else []
+    return "\n".join([*head, *fit, *tail, r"\end{table}"]) + "\n"
+
+
+def _signed(text: str) -> str:
+    """A leading hyphen before a digit is a minus sign."""
+    return f"$-${text[1:]}" if len(text) > 1 and text[0] == "-" and text[1].isdigit() else text

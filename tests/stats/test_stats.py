@@ -1,0 +1,193 @@
+"""Each statistic against an independent reference, on degenerate input, and under simulated nulls."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from s0 import stats
+
+N_NULLS = 2000
+LEVEL, TOLERANCE = 0.05, 0.015
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def rate(p: np.ndarray) -> float:
+    assert p.shape == (N_NULLS,)
+    return float((p < LEVEL).mean())
+
+
+def test_welch_equals_scipy() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=7), rng.normal(1, 3, size=11)
+    reference = scipy.stats.ttest_ind(a, b, equal_var=False)
+    result = stats.welch(a, b)
+    assert result.p_value == pytest.approx(reference.pvalue, rel=1e-10)
+    assert result.statistic == pytest.approx(reference.statistic)
+    summary = stats.welch_from_stats(a.mean(), a.std(ddof=1), 7, b.mean(), b.std(ddof=1), 11)
+    assert summary.p_value == pytest.approx(reference.pvalue, rel=1e-10)
+
+
+def test_paired_and_one_sample_equal_scipy() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=9), rng.normal(size=9)
+    assert stats.paired_t(a, b).p_value == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, rel=1e-10)
+    assert stats.one_sample_t(a, 0.3).p_value == pytest.approx(scipy.stats.ttest_1samp(a, 0.3).pvalue, rel=1e-10)
+
+
+def test_welch_against_one_repeated_baseline_is_the_one_sample_test() -> None:
+    tuned = [0.71, 0.74, 0.70, 0.73]
+    assert stats.welch(tuned, [0.488] * 4).p_value == pytest.approx(stats.one_sample_t(tuned, 0.488).p_value)
+    assert stats.paired_t(tuned, [0.488] * 4).p_value == pytest.approx(stats.one_sample_t(tuned, 0.488).p_value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_sign_test_and_mcnemar_equal_scipy_binomtest(n: int) -> None:
+    for k in range(n + 1):
+        both = scipy.stats.binomtest(k, n).pvalue
+        assert stats.sign_test(k, n).p_value == pytest.approx(both)
+        assert stats.mcnemar(k, n - k).p_value == pytest.approx(both)
+        upper = scipy.stats.binomtest(k, n, alternative="greater").pvalue
+        assert stats.sign_test(k, n, alternative="greater").p_value == pytest.approx(upper)
+
+
+def test_pass_at_k_equals_enumeration() -> None:
+    n, c = 7, 3
+    for k in range(1, n + 1):
+        subsets = list(itertools.combinations(range(n), k))
+        expected = sum(any(i < c for i in s) for s in subsets) / len(subsets)
+        assert stats.pass_at_k(n, c, k) == pytest.approx(expected)
+    assert np.allclose(stats.pass_at_k([10, 10], [0, 10], 5), [0, 1])
+
+
+def test_pass_at_k_refuses_more_than_was_drawn() -> None:
+    with pytest.raises(ValueError, match="draw more samples"):
+        stats.pass_at_k(10, 3, 11)
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+def test_holm_does_not_count_missing_tests() -> None:
+    adjusted = stats.holm([0.02, math.nan, 0.5])
+    assert adjusted[0] == pytest.approx(0.04)
+    assert math.isnan(adjusted[1])
+
+
+def test_hedges_g() -> None:
+    assert stats.hedges_g([1, 3], [0, 0]) == pytest.approx(2 / 1 * (1 - 3 / 7))
+    assert math.isnan(stats.hedges_g([1, 1], [0, 0]))
+
+
+@pytest.mark.parametrize("value", [0.0, 41 / 84, 1.0, 1e-9])
+def test_constant_samples_give_one_or_nan(value: float) -> None:
+    """41/84 repeated has a floating-point variance of about 1e-33; it must count as none."""
+    same, other = [value] * 10, [value + 0.25] * 10
+    assert stats.welch(same, same).p_value == 1.0
+    assert stats.paired_t(same, same).p_value == 1.0
+    assert math.isnan(stats.welch(other, same).p_value)
+    assert math.isnan(stats.paired_t(other, same).p_value)
+    assert "zero variance" in stats.welch(other, same).note
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_runs_give_nan(n: int) -> None:
+    few, enough = [0.5] * n, [0.4, 0.6]
+    assert math.isnan(stats.welch(few, enough).p_value)
+    assert math.isnan(stats.paired_t(few, few).p_value)
+    assert math.isnan(stats.one_sample_t(few).p_value)
+    assert math.isnan(stats.mean_std(few).std)
+    assert math.isnan(stats.bootstrap_mean(few, over="seeds").low)
+    assert math.isnan(stats.welch_from_stats(1, 0.1, n, 2, 0.1, 10).p_value)
+
+
+def test_empty_counts() -> None:
+    assert math.isnan(stats.sign_test(0, 0).p_value)
+    assert stats.mcnemar(0, 0).p_value == 1.0
+    assert math.isnan(stats.bootstrap_seeds_problems(np.zeros((0, 5))).low)
+    assert math.isnan(stats.bootstrap_seeds_problems(np.zeros((3, 0))).mean)
+
+
+def test_bootstrap_of_a_constant_is_a_point() -> None:
+    interval = stats.bootstrap_seeds_problems(np.zeros((4, 9)))
+    assert (interval.low, interval.high) == (0.0, 0.0)
+
+
+def test_bootstrap_is_deterministic_and_ordered() -> None:
+    x = np.random.default_rng(3).normal(size=(5, 40))
+    first, second = stats.bootstrap_seeds_problems(x), stats.bootstrap_seeds_problems(x)
+    assert first == second
+    assert first.low < first.mean < first.high
+
+
+# --- under the null -------------------------------------------------------------------------------------------------
+
+
+def test_null_welch() -> None:
+    rng = np.random.default_rng(10)
+    p = stats.welch(rng.normal(0, 1, (N_NULLS, 10)), rng.normal(0, 3, (N_NULLS, 7))).p_value
+    assert abs(rate(p) - LEVEL) <= TOLERANCE
+
+
+def test_null_paired_t() -> None:
+    rng = np.random.default_rng(11)
+    shared = rng.normal(0, 5, (N_NULLS, 10))
+    p = stats.paired_t(shared + rng.normal(size=(N_NULLS, 10)), shared + rng.normal(size=(N_NULLS, 10))).p_value
+    assert abs(rate(p) - LEVEL) <= TOLERANCE
+
+
+def test_null_sign_test() -> None:
+    """n = 17 is a size at which the exact test's true level (0.049) lies near the nominal one."""
+    k = np.random.default_rng(12).binomial(17, 0.5, N_NULLS)
+    assert abs(rate(stats.sign_test(k, 17).p_value) - LEVEL) <= TOLERANCE
+
+
+def test_null_mcnemar() -> None:
+    """1,319 problems (GSM8K's number), a fifth of them discordant."""
+    rng = np.random.default_rng(13)
+    discordant = rng.binomial(1319, 0.2, N_NULLS)
+    solved = rng.binomial(discordant, 0.5)
+    assert abs(rate(stats.mcnemar(solved, discordant - solved).p_value) - LEVEL) <= TOLERANCE
+
+
+@pytest.mark.parametrize("n", [5, 20, 27, 84])
+def test_null_exact_tests_never_exceed_their_level(n: int) -> None:
+    k = np.arange(n + 1)
+    level = scipy.stats.binom.pmf(k, n, 0.5)[stats.sign_test(k, n).p_value < LEVEL].sum()
+    assert level <= LEVEL
+
+
+def test_null_bootstrap_over_seeds() -> None:
+    rng = np.random.default_rng(14)
+    intervals = [
+        stats.bootstrap_mean(x, over="seeds", n_resamples=2000, seed=i)
+        for i, x in enumerate(rng.normal(size=(N_NULLS, 10)))
+    ]
+    excluded = np.mean([i.low > 0 or i.high < 0 for i in intervals])
+    assert abs(excluded - LEVEL) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("seed_std", "problem_std", "noise_std"), [(0.3, 3.0, 1.0), (1.0, 3.0, 1.0), (1.0, 0.3, 1.0)])
+def test_null_bootstrap_over_seeds_and_problems(seed_std: float, problem_std: float, noise_std: float) -> None:
+    """Crossed effects: every seed shifts all problems, every problem has its own shift in all seeds."""
+    rng = np.random.default_rng(15)
+    excluded = 0
+    for i in range(N_NULLS):
+        x = rng.normal(0, seed_std, (10, 1)) + rng.normal(0, problem_std, (1, 40)) + rng.normal(0, noise_std, (10, 40))
+        interval = stats.bootstrap_seeds_problems(x, n_resamples=500, seed=i)
+        excluded += interval.low > 0 or interval.high < 0
+    assert abs(excluded / N_NULLS - LEVEL) <= TOLERANCE
