@@ -400,7 +400,7 @@ def fit_states(
 def _recompute_layers(layout: Layout) -> Iterator[None]:
     """Recompute each decoder layer in the backward pass. transformers' own switch drops the cache, and with it the
     states, so the layers' forward is wrapped here; gradients reach the rows through the cache the layers close over."""
-    layers = [m for m in layout.text_model.layers]  # type: ignore[union-attr]
+    layers = list(layout.text_model.layers)  # type: ignore[union-attr]
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     try:

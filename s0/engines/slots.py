@@ -1,0 +1,149 @@
+"""The cache of the batched decode loop: a fixed number of slots, each holding one row at its own position.
+
+Attention layers keep left-aligned keys and values [slots, kv heads, capacity, head dim] with a write position per slot;
+recurrent layers keep their convolution window and state per slot. A finished row's slot is overwritten by the next
+prefilled row, so rows of different prompts, states and ages decode together without any padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+#: capacity and attended length grow in steps of this many tokens: few shapes, and no dependence on batch mates
+STEP = 64
+
+
+def round_up(n: int, step: int = STEP) -> int:
+    return -(-n // step) * step
+
+
+@dataclass
+class Prefix:
+    """What one prefilled row left behind: per layer keys/values [kv heads, length, head dim], windows and states, and the
+    logits [vocab] that predict the first new token."""
+
+    length: int
+    keys: dict[int, Tensor]
+    values: dict[int, Tensor]
+    windows: dict[tuple[int, int], Tensor]
+    states: dict[tuple[int, int], Tensor]
+    logits: Tensor
+
+
+def harvest(cache: DynamicCache, row: int, length: int, logits: Tensor) -> Prefix:
+    """Take row `row` out of a prefilled cache (views; the slots copy them)."""
+    prefix = Prefix(length, {}, {}, {}, {}, logits)
+    for i, layer in enumerate(cache.layers):
+        keys = getattr(layer, "keys", None)
+        if keys is not None and keys.numel():
+            prefix.keys[i], prefix.values[i] = keys[row], layer.values[row]
+        for name, store in (("conv_states", prefix.windows), ("recurrent_states", prefix.states)):
+            for n, t in (getattr(layer, name, None) or {}).items():
+                if t is not None:
+                    store[i, n] = t[row]
+    return prefix
+
+
+class SlotCache(DynamicCache):
+    """See the module docstring. `positions` [slots] is where each slot writes its next key; `attended` how many key
+    positions a decode step looks at (the rest is masked)."""
+
+    def __init__(self, text_config: Any, slots: int, device: torch.device):
+        super().__init__(config=text_config)
+        self.slots, self.device = slots, device
+        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+        self.rows = torch.arange(slots, device=device)
+        self.attended = 0
+        self.capacity = 0
+        self.kv: dict[int, tuple[Tensor, Tensor]] = {}
+        #: keep buffers at fixed addresses (needed by CUDA graphs); otherwise new states are taken over without a copy
+        self.static = False
+
+    # -- rows in and out --------------------------------------------------------------------------------------------
+
+    def reserve(self, length: int) -> None:
+        """Grow the key/value buffers to at least `length` positions."""
+        if length <= self.capacity:
+            return
+        new = round_up(length)
+        for i, (k, v) in self.kv.items():
+            self.kv[i] = (_grown(k, new), _grown(v, new))
+        self.capacity = new
+
+    def admit(self, slots: Tensor, prefix: Prefix) -> None:
+        """Copy a prefilled row into every slot of `slots` [n]."""
+        self.reserve(prefix.length + 1)
+        for i in prefix.keys:
+            if i not in self.kv:
+                heads, _, dim = prefix.keys[i].shape
+                shape = (self.slots, heads, self.capacity, dim)
+                self.kv[i] = (prefix.keys[i].new_zeros(shape), prefix.values[i].new_zeros(shape))
+            k, v = self.kv[i]
+            k[slots, :, : prefix.length] = prefix.keys[i]
+            v[slots, :, : prefix.length] = prefix.values[i]
+        for name, flag, part in (
+            ("conv_states", "is_conv_states_initialized", prefix.windows),
+            ("recurrent_states", "is_recurrent_states_initialized", prefix.states),
+        ):
+            for (i, n), t in part.items():
+                layer: Any = self.layers[i]
+                store = getattr(layer, name)
+                if store[n] is None:
+                    store[n] = t.new_zeros((self.slots, *t.shape))
+                    getattr(layer, flag)[n] = True
+                    layer.has_previous_state[n] = True
+                    if name == "conv_states":
+                        layer.device, layer.dtype = t.device, t.dtype
+                        layer.conv_kernel_size[n] = t.shape[-1]
+                store[n][slots] = t
+        self.positions[slots] = prefix.length
+
+    def keep(self, slots: Tensor) -> None:
+        """Shrink to the rows in `slots` [m], in that order."""
+        for i, (k, v) in self.kv.items():
+            self.kv[i] = (k[slots].contiguous(), v[slots].contiguous())
+        for layer in self.layers:
+            for name in ("conv_states", "recurrent_states"):
+                for n, t in (getattr(layer, name, None) or {}).items():
+                    if t is not None:
+                        getattr(layer, name)[n] = t[slots].contiguous()
+        self.positions = self.positions[slots].contiguous()
+        self.slots = len(slots)
+        self.rows = torch.arange(self.slots, device=self.device)
+
+    def nbytes(self) -> int:
+        tensors = [t for kv in self.kv.values() for t in kv]
+        for layer in self.layers:
+            for name in ("conv_states", "recurrent_states"):
+                tensors += [t for t in (getattr(layer, name, None) or {}).values() if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    # -- what the model calls in a decode step ----------------------------------------------------------------------
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kw: Any) -> Any:
+        k, v = self.kv[layer_idx]
+        k[self.rows, :, self.positions] = key_states[:, :, 0]
+        v[self.rows, :, self.positions] = value_states[:, :, 0]
+        return k[:, :, : self.attended], v[:, :, : self.attended]
+
+    def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kw: Any) -> Tensor:
+        store = self.layers[layer_idx].recurrent_states  # type: ignore[union-attr]
+        if self.static:
+            store[state_idx].copy_(recurrent_states)
+        else:
+            store[state_idx] = recurrent_states
+        return store[state_idx]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(self.attended - 1, 0)
+
+
+def _grown(t: Tensor, capacity: int) -> Tensor:
+    out = t.new_zeros((*t.shape[:2], capacity, t.shape[3]))
+    out[:, :, : t.shape[2]] = t
+    return out
