@@ -1,0 +1,276 @@
+"""One worker: a trusted, warm process that runs checks and queries one after the other.
+
+Per request it asks the zygote (`candidate.py`) for a confined child with fresh pipes and forks a child of its own that
+talks to it (`trial.py`). This process keeps the time, ends both, and answers the framework.
+"""
+
+from __future__ import annotations
+
+import copy  # noqa: F401  (tests import it; warm in the forked child)
+import json
+import math
+import os
+import random  # noqa: F401
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any
+
+from s0.sandbox import bwrap, isolate, paths, trial, wire
+
+#: how long, in seconds, a confined child or the zygote may take to come up before that is an infrastructure failure
+STARTUP_S = 30.0
+_MODULES = ("_boot.py", "candidate.py", "isolate.py", "seccomp.py", "sql.py", "wire.py")
+#: room the test gets beyond the candidate's own limit: it holds the prompt, the expected and the returned values
+_JUDGE_EXTRA = 512 << 20
+
+
+class Infra(Exception):
+    """The machinery failed; never a statement about the candidate."""
+
+
+def main(argv: list[str]) -> None:
+    isolate.die_with_parent(int(argv[0]))
+    requests, replies = os.dup(0), os.dup(1)
+    os.set_inheritable(requests, False)
+    os.set_inheritable(replies, False)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    if isolate.LINUX:
+        isolate.adopt_orphans()
+        isolate.hide_memory()
+    judge = None
+    while (payload := wire.read_frame(requests, 1 << 30)) is not None:
+        body = b""
+        try:
+            request = json.loads(payload)
+            if judge is None:
+                judge = Judge(request)
+                answer: dict[str, Any] = {"mechanisms": judge.mechanisms, "problems": judge.problems}
+            else:
+                answer, body = judge.run(request)
+        except Infra as exc:
+            answer = {"kind": "infra", "detail": str(exc)}
+        except Exception:
+            answer = {"kind": "infra", "detail": "bug in the judge: " + traceback.format_exc(limit=-3)}
+        wire.write_frame(replies, json.dumps(answer).encode())
+        wire.write_frame(replies, body)
+    os._exit(0)
+
+
+class Deadline:
+    """Reads frames from a pipe until a point in time."""
+
+    def __init__(self, fd: int):
+        self.fd, self.buffer = fd, bytearray()
+        self.poll = select.poll()
+        self.poll.register(fd, select.POLLIN)
+
+    def frame(self, deadline: float, limit: int = 1 << 30) -> bytes | None:
+        """The next frame, None at end of file. Raises TimeoutError."""
+        while True:
+            if len(self.buffer) >= 4:
+                size = int.from_bytes(self.buffer[:4], "big")
+                if len(self.buffer) >= 4 + size:
+                    frame = bytes(self.buffer[4 : 4 + size])
+                    del self.buffer[: 4 + size]
+                    return frame
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.poll.poll(math.ceil(left * 1000)):
+                raise TimeoutError
+            part = os.read(self.fd, 1 << 20)
+            if not part:
+                return None
+            self.buffer += part
+
+
+class Judge:
+    """`settings`: isolate (bool), landlock (bool), bwrap (path or None), memory (bytes)."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+        self.problems: list[str] = []
+        self.allowed = paths.allowed() if settings["isolate"] else paths.Allowed([], [])
+        if settings["bwrap"]:
+            try:
+                self.mechanisms = self._start_zygote(settings["bwrap"])
+                self.mechanisms.insert(self.mechanisms.index("seccomp") + 1, "bwrap")
+                return
+            except (Infra, ValueError) as exc:
+                self.problems.append(f"bwrap: {exc}")
+        self.mechanisms = self._start_zygote(None)
+
+    def _start_zygote(self, bwrap_path: str | None) -> list[str]:
+        ours, theirs = socket.socketpair()
+        theirs.set_inheritable(True)
+        here = os.path.dirname(os.path.abspath(__file__))
+        flags = ["-s", "-S", "-P", os.path.join(here, "_boot.py"), "candidate", str(theirs.fileno())]
+        command = [sys.executable, *flags]
+        if bwrap_path:
+            command = bwrap.command(bwrap_path, self.allowed, [os.path.join(here, m) for m in _MODULES]) + command
+        errors, writer = os.pipe()
+        os.posix_spawn(command[0], command, dict(os.environ), file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)])
+        os.close(writer)
+        theirs.close()
+        self.control = ours
+        ours.settimeout(STARTUP_S)
+        settings = {
+            "isolate": self.settings["isolate"],
+            "landlock": self.settings["landlock"],
+            "readable": self.allowed.readable,
+            "listable": self.allowed.listable,
+        }
+        try:
+            payload = json.dumps(settings).encode()
+            ours.sendall(len(payload).to_bytes(4, "big") + payload)
+            hello = self._answer()
+        except (OSError, Infra):
+            os.set_blocking(errors, False)
+            try:
+                text = os.read(errors, 2000).decode(errors="replace").strip()
+            except BlockingIOError:
+                text = "no answer"
+            raise Infra(f"the confined process did not start: {text.splitlines()[-1] if text else 'ended'}") from None
+        finally:
+            os.close(errors)
+        self.problems += hello["problems"]
+        return hello["mechanisms"]
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            message = self.control.recv(1 << 16)
+        except OSError as exc:
+            raise Infra(f"the zygote does not answer ({exc})") from None
+        if not message:
+            raise Infra("the zygote is gone")
+        return json.loads(message)
+
+    def _end_candidate(self, settle: bool) -> int:
+        self.control.sendall(b"settle" if settle else b"reap")
+        return self._answer()["status"]
+
+    def run(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The answer and, for a query, its rows as the child encoded them."""
+        data = _open_database(request["db_path"]) if "sql" in request else None
+        extra = 2 * os.fstat(data).st_size if data is not None else 0
+        down_r, down_w = os.pipe()
+        up_r, up_w = os.pipe()
+        result_r, result_w = os.pipe()
+        order = {
+            "memory": self.settings["memory"] + extra,
+            "cpu": math.ceil(request["timeout_s"]) + 1,
+        }
+        try:
+            fds = [down_r, up_w] + ([data] if data is not None else [])
+            socket.send_fds(self.control, [json.dumps(order).encode()], fds)
+            self._answer()
+            pid = os.fork()
+            if pid == 0:
+                _converse(request, up_r, down_w, result_w, keep=(up_r, down_w, result_w))
+        except OSError as exc:
+            raise Infra(f"cannot start a check: {exc}") from None
+        finally:
+            for fd in (down_r, down_w, up_r, up_w, result_w, *([data] if data is not None else [])):
+                os.close(fd)
+        try:
+            return self._await(request, pid, Deadline(result_r))
+        finally:
+            os.close(result_r)
+
+    def _await(self, request: dict[str, Any], pid: int, results: Deadline) -> tuple[dict[str, Any], bytes]:
+        body, started = b"", None
+        try:
+            hello = results.frame(time.monotonic() + STARTUP_S)
+            if hello is None:
+                raise Infra("the confined child ended before it was ready")
+            started = time.monotonic()
+            deadline = started + request["timeout_s"]
+            answer = results.frame(deadline)
+            if answer is None:
+                outcome = None
+            else:
+                outcome = json.loads(answer)
+                if outcome["kind"] == "rows":
+                    body = results.frame(deadline) or b""
+        except TimeoutError:
+            if started is None:
+                raise Infra(f"the confined child was not ready after {STARTUP_S:g} s") from None
+            outcome = {"kind": "timeout", "detail": f"no result after {request['timeout_s']:g} s"}
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            test_status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = self._end_candidate(settle=started is not None and bool(outcome) and outcome["kind"] == "died")
+        if outcome is None:
+            outcome = {"kind": "error", "detail": f"the test itself ended with status {test_status}"}
+        if outcome["kind"] == "died":
+            outcome = _death(status, outcome["detail"])
+        outcome["seconds"] = time.monotonic() - started
+        return outcome, body
+
+
+def _death(status: int, when: str) -> dict[str, Any]:
+    if status == -signal.SIGXCPU:
+        return {"kind": "timeout", "detail": "CPU time used up"}
+    if status == -signal.SIGKILL:
+        return {"kind": "protocol", "detail": f"closed its pipes and {when}"}
+    how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return {"kind": "error", "detail": f"the program {when} ({how})"}
+
+
+def _open_database(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise Infra(f"database {path}: {exc.strerror}") from None
+    for suffix in ("-wal", "-journal"):
+        if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
+            os.close(fd)
+            raise Infra(
+                f"database {path}: has unmerged changes in {path + suffix}; open it once with sqlite3 and close it"
+            )
+    return fd
+
+
+def _converse(request: dict[str, Any], reader: int, writer: int, result: int, keep: tuple[int, ...]) -> None:
+    """The forked child: talk to the candidate, report, end. Never returns."""
+    try:
+        isolate.die_with_parent(os.getppid())
+        low = 3
+        for fd in sorted(keep):
+            os.closerange(low, fd)
+            low = fd + 1
+        os.closerange(low, 4096)
+        if wire.read_frame(reader) != b"ready":
+            os._exit(1)
+        wire.write_frame(result, b"started")
+        memory = _JUDGE_EXTRA + request["memory"]
+        isolate.set_limits(memory, math.ceil(request["timeout_s"]) + 1)
+        if "sql" in request:
+            _query(request, reader, writer, result)
+        else:
+            outcome = trial.judge(trial.Session(reader, writer), request)
+            wire.write_frame(result, json.dumps(outcome).encode())
+    except BaseException:
+        detail = "bug in the judge: " + traceback.format_exc(limit=-3)
+        wire.write_frame(result, json.dumps({"kind": "infra", "detail": detail}).encode())
+    finally:
+        os._exit(0)
+
+
+def _query(request: dict[str, Any], reader: int, writer: int, result: int) -> None:
+    wire.write_frame(writer, wire.dumps({k: request[k] for k in ("sql", "timeout_s", "max_rows", "max_bytes")}))
+    try:
+        # ASCII JSON needs at most six bytes per byte of text
+        payload = wire.read_frame(reader, 6 * request["max_bytes"] + (1 << 16))
+    except wire.WireError as exc:
+        wire.write_frame(result, json.dumps({"kind": "protocol", "detail": str(exc)}).encode())
+        return
+    if payload is None:
+        wire.write_frame(result, json.dumps({"kind": "died", "detail": "ended before answering"}).encode())
+        return
+    wire.write_frame(result, json.dumps({"kind": "rows", "detail": ""}).encode())
+    wire.write_frame(result, payload)

@@ -1,0 +1,232 @@
+"""`Sandbox`: untrusted programs and queries in, verdicts and rows out, on all cores.
+
+Each dispatcher thread owns one judge process (`worker.py`). Nothing starts before the first job; then threads start as
+jobs queue up, each worker proving itself (`selftest.py`) before its first answer counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any, Literal, Self
+
+from s0.errors import SandboxError
+from s0.sandbox import selftest, wire
+from s0.sandbox.jobs import PythonCheck, SqlQuery, SqlResult
+from s0.sandbox.worker import Settings, Worker, WorkerDied
+from s0.schema import Verdict
+
+Tier = Literal["auto", "landlock", "bwrap", "reduced"]
+_TIERS = ("auto", "landlock", "bwrap", "reduced")
+#: attempts per job before an infrastructure failure is raised
+ATTEMPTS = 3
+
+
+class Sandbox:
+    """Runs model-written Python and SQL confined; use as a context manager, from any thread.
+
+    Args:
+        workers: judge processes at most; None for one per CPU.
+        timeout_s: wall-clock limit per job in seconds, where the job names none.
+        memory_mb: address space of a candidate in MiB.
+        allow_unisolated: accept a machine that cannot isolate; the tier then begins with "reduced".
+        tier: "auto" uses all mechanisms that work; "landlock" and "bwrap" only that one beside seccomp; "reduced" none
+            (needs `allow_unisolated`).
+
+    Raises SandboxError for impossible arguments; every other failure of the machinery is raised by the job's result.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        timeout_s: float = 3.0,
+        memory_mb: int = 1024,
+        allow_unisolated: bool = False,
+        tier: Tier = "auto",
+    ):
+        if workers is not None and workers < 1:
+            raise SandboxError(f"sandbox.workers={workers}: must be at least 1, or null for one per CPU")
+        if not timeout_s > 0:
+            raise SandboxError(f"sandbox.timeout_s={timeout_s}: must be a positive number of seconds")
+        if memory_mb < 128:
+            raise SandboxError(f"sandbox.memory_mb={memory_mb}: must be at least 128 for the interpreter to start")
+        if tier not in _TIERS:
+            raise SandboxError(f"sandbox.tier={tier!r}: must be one of {', '.join(_TIERS)}")
+        if tier == "reduced" and not allow_unisolated:
+            raise SandboxError("sandbox.tier='reduced': runs code unconfined; set allow_unisolated=true to accept that")
+        self.workers = workers or os.cpu_count() or 1
+        self.timeout_s = timeout_s
+        self._settings = Settings(tier, memory_mb, allow_unisolated)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._unfinished = 0
+        self._closed = False
+        self._tier: str | None = None
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tier(self) -> str:
+        """What confines the code, such as "isolated(rlimits+seccomp+bwrap+landlock)"; starts a worker to find out."""
+        if self._tier is None:
+            self._enqueue(_Job(None)).result()
+        assert self._tier is not None
+        return self._tier
+
+    def submit(self, check: PythonCheck) -> Future[Verdict]:
+        """Queue a check. The future raises SandboxError when the machinery failed `ATTEMPTS` times."""
+        return self._enqueue(_Job(check))
+
+    def submit_query(self, query: SqlQuery) -> Future[SqlResult]:
+        """Queue a query. The future raises SandboxError for a missing or damaged database."""
+        return self._enqueue(_Job(query))
+
+    def check(self, check: PythonCheck) -> Verdict:
+        return self.submit(check).result()
+
+    def query(self, query: SqlQuery) -> SqlResult:
+        return self.submit_query(query).result()
+
+    def map(self, checks: Iterable[PythonCheck]) -> list[Verdict]:
+        """Verdicts in the order of `checks`, computed on all workers."""
+        return [f.result() for f in [self.submit(c) for c in checks]]
+
+    def map_query(self, queries: Iterable[SqlQuery]) -> list[SqlResult]:
+        """Results in the order of `queries`, computed on all workers."""
+        return [f.result() for f in [self.submit_query(q) for q in queries]]
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish running jobs, cancel waiting ones, end all workers."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        try:
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job.future.cancel()
+        except queue.Empty:
+            pass
+        for _ in threads:
+            self._jobs.put(None)
+        for thread in threads:
+            thread.join()
+
+    def _enqueue(self, job: _Job) -> Future:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("sandbox: is closed; create a new one")
+            self._unfinished += 1
+            job.future.add_done_callback(self._finished)
+            if len(self._threads) < min(self.workers, self._unfinished):
+                # daemon: an interpreter that exits without close() must not wait; the judges die with it
+                thread = threading.Thread(target=self._dispatch, name="s0-sandbox", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._jobs.put(job)
+        return job.future
+
+    def _finished(self, _future: Future) -> None:
+        with self._lock:
+            self._unfinished -= 1
+
+    # -- the dispatcher threads ----------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        worker: Worker | None = None
+        try:
+            while (job := self._jobs.get()) is not None:
+                if not job.future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    worker, result = self._attempt(worker, job)
+                    job.future.set_result(result)
+                except BaseException as exc:
+                    # whatever it is, the caller waits for it
+                    job.future.set_exception(exc)
+                    if worker is not None:
+                        worker.close()
+                    worker = None
+        finally:
+            if worker is not None:
+                worker.close()
+
+    def _attempt(self, worker: Worker | None, job: _Job) -> tuple[Worker, Any]:
+        failure = ""
+        for _ in range(ATTEMPTS):
+            try:
+                if worker is None:
+                    worker = self._start()
+                result = job.run(worker, self.timeout_s)
+                if result is None or result.kind != "infra":
+                    return worker, result
+                failure = result.detail
+            except WorkerDied as exc:
+                failure = str(exc)
+            if worker is not None:
+                worker.close()
+                worker = None
+        raise SandboxError(f"sandbox: {job.name} failed {ATTEMPTS} times: {failure}")
+
+    def _start(self) -> Worker:
+        worker = Worker(self._settings)
+        try:
+            selftest.run(lambda check: _Job(check).run(worker, 30.0), worker.tier)
+        except BaseException:
+            worker.close()
+            raise
+        self._tier = worker.tier
+        return worker
+
+
+class _Job:
+    """One piece of work and the future that waits for it; None only starts a worker."""
+
+    def __init__(self, work: PythonCheck | SqlQuery | None):
+        self.work = work
+        self.name = "a query" if isinstance(work, SqlQuery) else "a check"
+        self.future: Future = Future()
+
+    def run(self, worker: Worker, timeout_s: float) -> Any:
+        if self.work is None:
+            return None
+        message = {k: v for k, v in vars(self.work).items()}
+        message["timeout_s"] = self.work.timeout_s or timeout_s
+        answer, body = worker.request(message)
+        seconds = float(answer.get("seconds", 0.0))
+        if isinstance(self.work, PythonCheck):
+            return Verdict(answer["kind"], answer["detail"], seconds, worker.tier)
+        if answer["kind"] != "rows":
+            return SqlResult(answer["kind"], 0, [], answer["detail"], seconds, worker.tier)
+        return _sql_result(body, seconds, worker.tier)
+
+
+def _sql_result(body: bytes, seconds: float, tier: str) -> SqlResult:
+    """Rebuild a query's result from what the confined process sent, trusting none of it."""
+    try:
+        answer = wire.loads(body)
+        kind, columns = answer["kind"], answer["columns"]
+        rows = [tuple(row) for row in wire.unpack(answer["rows"])]
+        if kind not in ("ok", "error", "timeout", "memory", "infra") or type(columns) is not int:
+            raise wire.WireError(f"unknown kind {json.dumps(kind)[:40]}")
+        if any(len(row) != columns or any(type(v) not in _SQL_TYPES for v in row) for row in rows):
+            raise wire.WireError("a row has a wrong shape or type")
+        return SqlResult(kind, columns, rows, str(answer["detail"])[:300], seconds, tier)
+    except (wire.WireError, TypeError, KeyError) as exc:
+        return SqlResult("protocol", 0, [], f"{type(exc).__name__}: {exc}"[:300], seconds, tier)
+
+
+_SQL_TYPES = (int, float, str, bytes, type(None))

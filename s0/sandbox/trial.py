@@ -1,0 +1,178 @@
+"""The trusted side of one check: runs the data set's test with the candidate's function replaced by a proxy.
+
+Runs in a child the judge forks per check. The verdict is made here, from values the candidate sent and from how the test
+ended; once something went wrong with the candidate (`Session.fatal`), nothing the test does can turn it into a pass.
+"""
+
+from __future__ import annotations
+
+import builtins
+import random
+from typing import Any
+
+from s0.sandbox import wire
+
+
+class Abort(BaseException):
+    """Unwinds the test when the candidate can no longer answer."""
+
+
+class Setup(Exception):
+    """The data set's own code is at fault, not the candidate."""
+
+
+class CandidateError(Exception):
+    """Raised in the test for an exception of the candidate that has no ordinary built-in class."""
+
+
+def _line(text: object, limit: int = 300) -> str:
+    return " ".join(str(text)[: 4 * limit].split())[:limit]
+
+
+class Session:
+    """One conversation with a candidate over two pipes."""
+
+    def __init__(self, reader: int, writer: int):
+        self.reader, self.writer = reader, writer
+        self.calls = 0
+        self.fatal: dict[str, str] | None = None
+        self.raised: BaseException | None = None
+
+    def abort(self, kind: str, detail: str) -> Abort:
+        self.fatal = self.fatal or {"kind": kind, "detail": detail}
+        return Abort()
+
+    def _receive(self, number: int) -> list[Any]:
+        try:
+            payload = wire.read_frame(self.reader)
+            if payload is None:
+                raise self.abort("died", "ended before answering")
+            node = wire.loads(payload)
+        except wire.WireError as exc:
+            raise self.abort("protocol", _line(exc)) from None
+        if type(node) is not list or len(node) != 2 or type(node[0]) is not int or type(node[1]) is not list:
+            raise self.abort("protocol", "malformed answer")
+        if node[0] != number:
+            raise self.abort("protocol", f"answer {_line(node[0], 30)} where {number} was expected")
+        return node[1]
+
+    def load(self, program: str, entry_point: str) -> None:
+        """Hand over the program; `loaded` waits for the outcome, so that both sides set up at the same time."""
+        self._send(wire.dumps({"program": program, "entry_point": entry_point}))
+
+    def loaded(self) -> None:
+        body = self._receive(0)
+        if body[:1] == ["ret"]:
+            return
+        if body[:1] != ["exc"] or [type(x) for x in body] != [str] * 4:
+            raise self.abort("protocol", "malformed answer")
+        if body[1] == "KeyError" and body[3].startswith("'"):
+            body[3] = f"{body[3]} (is the function defined?)"
+        raise self.abort("memory" if body[1] == "MemoryError" else "error", _line(f"{body[2]}: {body[3]}"))
+
+    def _send(self, payload: bytes) -> None:
+        try:
+            wire.write_frame(self.writer, payload)
+        except BrokenPipeError:
+            raise self.abort("died", "ended before being asked") from None
+
+    def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.fatal:
+            raise Abort()
+        try:
+            request = [wire.pack(list(args)), wire.pack(kwargs)]
+        except wire.WireError as exc:
+            raise Setup(f"the test passes an argument that cannot be sent: {exc}") from None
+        self.calls += 1
+        number = self.calls
+        self._send(wire.dumps([number, *request]))
+        body = self._receive(number)
+        if body[:1] == ["ret"] and len(body) == 2:
+            try:
+                return wire.unpack(body[1])
+            except wire.WireError as exc:
+                raise self.abort("protocol", _line(exc)) from None
+        if body[:1] == ["bad"]:
+            raise self.abort("protocol", _line(body[1:]))
+        if body[:1] != ["exc"] or [type(x) for x in body] != [str] * 4:
+            raise self.abort("protocol", "malformed answer")
+        self.raised = self._rebuild(*body[1:])
+        raise self.raised
+
+    @staticmethod
+    def _rebuild(builtin: str, name: str, text: str) -> Exception:
+        """The candidate's exception as the test would have seen it, as far as built-in classes can express it."""
+        kind = getattr(builtins, builtin, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                made = kind(text)
+            except TypeError:  # UnicodeDecodeError and its like want more arguments
+                made = CandidateError(f"{name}: {text}")
+        else:
+            made = CandidateError(f"{name}: {text}")
+        made.s0_name = name  # type: ignore[attr-defined]
+        return made
+
+
+def _namespace(check: dict[str, str], proxy: Any) -> Any:
+    """Run prompt and test in one namespace; the test may use the prompt's helpers and the entry point's own name."""
+    names: dict[str, Any] = {"__name__": "test"}
+    try:
+        exec(compile(check["prompt"], "<prompt>", "exec"), names)
+    except SyntaxError:
+        try:
+            exec(compile(check["prompt"] + "\n    pass\n", "<prompt>", "exec"), names)
+        except Exception as exc:
+            raise Setup(f"the prompt does not run by itself: {type(exc).__name__}: {exc}") from None
+    except Exception as exc:
+        raise Setup(f"the prompt does not run by itself: {type(exc).__name__}: {exc}") from None
+    names[check["entry_point"]] = proxy
+    try:
+        exec(compile(check["test"], "<test>", "exec"), names)
+        return names["check"]
+    except (Abort, MemoryError):
+        raise
+    except KeyError:
+        raise Setup("the test defines no check(candidate)") from None
+    except Exception as exc:
+        raise Setup(f"the test does not load: {type(exc).__name__}: {exc}") from None
+
+
+def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
+    """{"kind", "detail"}; kind "died" asks the caller to look at how the candidate ended. Call after "ready"."""
+
+    def candidate(*args: Any, **kwargs: Any) -> Any:
+        return session.call(args, kwargs)
+
+    candidate.__name__ = candidate.__qualname__ = check["entry_point"]
+    random.seed(0)
+    try:
+        session.load(check["prompt"] + check["completion"], check["entry_point"])
+        function = _namespace(check, candidate)
+        session.loaded()
+        function(candidate)
+        outcome = {"kind": "pass", "detail": ""}
+    except Setup as exc:
+        outcome = {"kind": "infra", "detail": _line(exc)}
+    except MemoryError as exc:
+        outcome = {"kind": "memory", "detail": "" if exc is session.raised else "while comparing the answer"}
+    except BaseException as exc:
+        outcome = _outcome(exc, session)
+    if session.fatal:
+        return session.fatal
+    if outcome["kind"] == "pass" and not session.calls:
+        return {"kind": "infra", "detail": "the test never calls the candidate"}
+    return outcome
+
+
+def _outcome(exc: BaseException, session: Session) -> dict[str, str]:
+    try:
+        text = str(exc)
+    except Exception as inner:
+        text = f"(no message: {type(inner).__name__})"
+    if exc is session.raised:
+        name = getattr(exc, "s0_name", type(exc).__name__)
+        return {"kind": "error", "detail": _line(f"{name}: {text}")}
+    if isinstance(exc, AssertionError):
+        return {"kind": "wrong", "detail": _line(text)}
+    return {"kind": "wrong", "detail": _line(f"the test met {type(exc).__name__}: {text}")}
