@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicIndexedLayer
 
 from s0.architectures import CLOSED, Layout, PadGate, device_of_layer
 from s0.errors import ArchitectureError, S0Error
@@ -37,7 +38,8 @@ def rows_of(layout: Layout, states: list[InitialState | None]) -> dict[int, Tens
         if s is not None and id(s) not in effective:
             s.check(layout)
             effective[id(s)] = s.effective()
-    used = {i for e in effective.values() for i in e}
+    # a layer that starts at zero in every row is left to the model itself: the same kernels run as without any state
+    used = {i for e in effective.values() for i, t in e.items() if bool(t.any())}
     rows = {}
     for i in sorted(used):
         zero = torch.zeros(layout.shapes[i])
@@ -61,13 +63,14 @@ class S0Cache(DynamicCache):
 
     def _seed(self) -> None:
         for i, start in self._s0_start.items():
-            layer = self.layers[i]
+            layer: Any = self.layers[i]
             layer.recurrent_states[0] = start.clone()
             layer.is_recurrent_states_initialized[0] = True
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         if layer_idx in self._s0_start and state_idx == 0:
-            return self.layers[layer_idx].recurrent_states[0]
+            layer: Any = self.layers[layer_idx]
+            return layer.recurrent_states[0]
         return super().get_recurrent_state(layer_idx, state_idx)
 
     def reset(self) -> None:
@@ -84,9 +87,18 @@ class TrainingCache(DynamicCache):
     def __init__(self, layout: Layout, rows: Rows):
         super().__init__(config=layout.text_config)
         self._rows = rows
+        self._factors: dict[int, Tensor] = {}
+
+    def scale_start(self, layer_idx: int, factor: Tensor) -> None:
+        """Multiply a layer's start by `factor`, broadcast to [batch, *shape] (see `exact_pads`)."""
+        self._factors[layer_idx] = factor
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        return self._rows.get(layer_idx)
+        start = self._rows.get(layer_idx) if state_idx == 0 else None
+        if start is None:
+            return None
+        # a copy, because a one-token call updates what it is given in place
+        return start * self._factors[layer_idx] if layer_idx in self._factors else start.clone()
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         return None
@@ -98,6 +110,8 @@ class TrainingCache(DynamicCache):
         return recurrent_states
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kw: Any) -> Any:
+        if isinstance(self.layers[layer_idx], DynamicIndexedLayer):  # its sparse indexer reads the stored keys
+            return super().update(key_states, value_states, layer_idx, *args, **kw)
         return key_states, value_states
 
 
@@ -126,31 +140,65 @@ def _check_mask(mask: Tensor) -> None:
         )
 
 
+def _check_continuation(cache: Any, mask: Any, length: int) -> None:
+    """Raise S0Error for pads between tokens, also when they come to lie between two calls: right pads sit in the
+    convolution's window of the next call. Right pads are remembered on the cache, so that decoding steps stay free of
+    device synchronisation."""
+    if getattr(cache, "_s0_right_padded", False):
+        raise S0Error(
+            "past_key_values: the cache ends in right pads, which a recurrent layer cannot skip when it continues; "
+            'pad on the left (tokenizer.padding_side = "left")'
+        )
+    if isinstance(mask, Tensor) and mask.ndim == 2 and length > 1:
+        _check_mask(mask)
+        cache._s0_right_padded = not bool(mask[:, -1].all())
+
+
 class _Pads:
     """Hooks that close the gates at pads for the duration of one mixer call."""
 
     def __init__(self, layout: Layout):
+        self.layout = layout
         self.handles: list[Any] = []
         self.mask: Tensor | None = None
         for i, mixer in layout.mixers.items():
-            self.handles.append(mixer.register_forward_pre_hook(self._enter, with_kwargs=True))
+            self.handles.append(mixer.register_forward_pre_hook(self._entry(i), with_kwargs=True))
             for gate in layout.family.pad_gates(mixer):
                 self.handles.append(gate.module.register_forward_hook(self._closer(gate, i)))
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        mask = kwargs.get("attention_mask")
-        if mask is None and len(args) > 2:
-            mask = args[2]
-        self.mask = _local_mask(mask, hidden.shape[1])
+    def _entry(self, layer: int) -> Callable[..., None]:
+        def hook(mixer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
+            self.mask = _local_mask(mask, hidden.shape[1])
+            if self.mask is None:
+                return
+            if self.layout.padding_refused:
+                raise S0Error(
+                    f"attention_mask: {self.layout.family.name} cannot be exact with pads ({self.layout.padding_refused}); "
+                    'run prompts of equal length together, or padding="legacy" to accept the error'
+                )
+            if layer == self.layout.layers[0]:
+                _check_mask(self.mask)
+            decay = self.layout.family.pad_decay(mixer)
+            if decay is not None:
+                cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
+                _undo_decay(cache, layer, decay, self.mask, len(self.layout.shapes[layer]))
+
+        return hook
 
     def _closer(self, gate: PadGate, layer: int) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            if self.mask is None or output.shape[:2] != self.mask.shape:
+            if self.mask is None:
                 return None
+            if output.shape[:2] != self.mask.shape:
+                raise S0Error(
+                    f"attention_mask {tuple(self.mask.shape)} does not match the gates {tuple(output.shape)} of layer "
+                    f"{layer}: pads cannot be exact; pass one mask entry per token"
+                )
             pad = ~self.mask.to(output.device)[..., None]
             out = output.masked_fill(pad, 0.0) if gate.zero_rest else output.clone()
-            out[..., gate.columns] = out[..., gate.columns].masked_fill(pad, CLOSED * gate.sign)
+            out[..., gate.columns] = out[..., gate.columns].masked_fill(pad, CLOSED / gate.scale)
             return out
 
         return hook
@@ -160,9 +208,34 @@ class _Pads:
             h.remove()
 
 
+#: exp of this still leaves room for the state itself in fp32
+_LARGEST_LOG = 80.0
+
+
+def _undo_decay(cache: Any, layer: int, decay: Tensor, mask: Tensor, dims: int) -> None:
+    """Scale a layer's start up by what the left pads of each row will take away (`Family.pad_decay`, log per pad and head)."""
+    pads = mask.cummax(1).values.logical_not().sum(1)
+    lift = -decay[None, :] * pads.to(decay.device)[:, None]
+    if float(lift.max()) > _LARGEST_LOG:
+        raise S0Error(
+            f"attention_mask: {int(pads.max())} left pads in one row decay layer {layer} beyond what fp32 can undo; "
+            "batch prompts of similar length"
+        )
+    factor = lift.exp().view(*lift.shape, *[1] * (dims - 1))
+    if isinstance(cache, TrainingCache):
+        cache.scale_start(layer, factor)
+    elif cache is not None:
+        start = cache.layers[layer].recurrent_states[0]
+        if start is not None:
+            start.mul_(factor.to(start.device))
+
+
 @contextlib.contextmanager
 def exact_pads(layout: Layout) -> Iterator[None]:
-    """Within the context, pads are identity steps of every recurrent layer (decay 1, write 0)."""
+    """Within the context, pads are identity steps of every recurrent layer (decay 1, write 0).
+
+    Inside, a padded batch raises S0Error where a model cannot be exact (`Layout.padding_refused`).
+    """
     pads = _Pads(layout)
     try:
         yield
@@ -209,16 +282,14 @@ class Injection:
             tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = args[0]
-        mask = kwargs.get("attention_mask")
-        if self.padding == "exact" and isinstance(mask, Tensor) and mask.ndim == 2 and tokens.shape[1] > 1:
-            _check_mask(mask)
-        cache = kwargs.get("past_key_values")
+        name = self.layout.cache_argument
+        cache = kwargs.get(name)
         if cache is None:
-            kwargs["past_key_values"] = S0Cache(self.layout, self.rows(tokens.shape[0]))
-        elif isinstance(cache, (S0Cache, TrainingCache)) or not is_fresh(cache, self.layout):
-            return None
-        else:
+            cache = kwargs[name] = S0Cache(self.layout, self.rows(tokens.shape[0]))
+        elif not isinstance(cache, (S0Cache, TrainingCache)) and is_fresh(cache, self.layout):
             seed_cache(cache, self.layout, self.rows(tokens.shape[0]))
+        if self.padding == "exact":
+            _check_continuation(cache, kwargs.get("attention_mask"), tokens.shape[1])
         return args, kwargs
 
     def attach(self) -> None:
@@ -245,7 +316,8 @@ class Injection:
 
 def is_fresh(cache: Any, layout: Layout) -> bool:
     """True if no token has passed through the cache's recurrent layers yet."""
-    return not any(cache.layers[i].has_previous_state[0] for i in layout.layers if i < len(cache.layers))
+    layers = [cache.layers[i] for i in layout.layers if i < len(cache.layers)]
+    return not any(getattr(layer, "has_previous_state", {0: False})[0] for layer in layers)
 
 
 def seed_cache(cache: Any, layout: Layout, rows: Rows) -> None:
@@ -262,6 +334,8 @@ def seed_cache(cache: Any, layout: Layout, rows: Rows) -> None:
                 "build it with DynamicCache(config=model.config) or pass none"
             )
         layer.recurrent_states[0] = t.detach().clone()
+        # beam search reorders only states that are marked as initialised
+        layer.is_recurrent_states_initialized[0] = True
         layer.has_previous_state[0] = True
 
 
@@ -278,7 +352,7 @@ def self_test(model: nn.Module, layout: Layout, state: InitialState, token_ids: 
     training = model.training
     model.eval()
     try:
-        base = model(input_ids=ids, past_key_values=S0Cache(layout, {}), use_cache=True).logits.float()
+        base = model(input_ids=ids, use_cache=True, **{layout.cache_argument: S0Cache(layout, {})}).logits.float()
         with Injection(model, layout, state):
             tuned = model(input_ids=ids, use_cache=True).logits.float()
     finally:
