@@ -10,6 +10,7 @@ from __future__ import annotations
 # The commonest imports of model-written programs, so that a forked child finds them warm.
 import bisect  # noqa: F401
 import collections  # noqa: F401
+import contextlib
 import copy  # noqa: F401
 import dataclasses  # noqa: F401
 import datetime  # noqa: F401
@@ -124,17 +125,20 @@ class Zygote:
         `patience` is how long, in seconds, a child that closed its pipes may take to finish dying by itself.
         """
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        while not pid and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            pid, status = os.waitpid(child, os.WNOHANG)
         if self.filter is None:
-            try:
+            # nobody may be left in its group
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # nobody is left in its group
+        if not pid:
+            os.kill(child, signal.SIGKILL)
+            pid, status = os.waitpid(child, 0)
+        if self.filter is None:
             isolate.kill_descendants()
-        return status
+        return os.waitstatus_to_exitcode(status)
 
     def _become_candidate(self, order: dict[str, Any], fds: list[int]) -> None:
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]

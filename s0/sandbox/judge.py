@@ -14,6 +14,7 @@ import random  # noqa: F401
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 import traceback
@@ -168,9 +169,10 @@ class Judge:
             fds = [down_r, up_w] + ([data] if data is not None else [])
             socket.send_fds(self.control, [json.dumps(order).encode()], fds)
             self._answer()
+            me = os.getpid()
             pid = os.fork()
             if pid == 0:
-                _converse(request, up_r, down_w, result_w, keep=(up_r, down_w, result_w))
+                _converse(me, request, up_r, down_w, result_w, keep=(up_r, down_w, result_w))
         except OSError as exc:
             raise Infra(f"cannot start a check: {exc}") from None
         finally:
@@ -183,6 +185,7 @@ class Judge:
 
     def _await(self, request: dict[str, Any], pid: int, results: Deadline) -> tuple[dict[str, Any], bytes]:
         body, started = b"", None
+        outcome: dict[str, Any] = {}
         try:
             hello = results.frame(time.monotonic() + STARTUP_S)
             if hello is None:
@@ -190,9 +193,7 @@ class Judge:
             started = time.monotonic()
             deadline = started + request["timeout_s"]
             answer = results.frame(deadline)
-            if answer is None:
-                outcome = None
-            else:
+            if answer is not None:
                 outcome = json.loads(answer)
                 if outcome["kind"] == "rows":
                     body = results.frame(deadline) or b""
@@ -203,8 +204,8 @@ class Judge:
         finally:
             os.kill(pid, signal.SIGKILL)
             test_status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            status = self._end_candidate(settle=started is not None and bool(outcome) and outcome["kind"] == "died")
-        if outcome is None:
+            status = self._end_candidate(settle=outcome.get("kind") == "died")
+        if not outcome:
             outcome = {"kind": "error", "detail": f"the test itself ended with status {test_status}"}
         if outcome["kind"] == "died":
             outcome = _death(status, outcome["detail"])
@@ -223,22 +224,25 @@ def _death(status: int, when: str) -> dict[str, Any]:
 
 def _open_database(path: str) -> int:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise Infra(f"database {path}: {exc.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Infra(f"database {path}: not a regular file")
     for suffix in ("-wal", "-journal"):
         if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
             os.close(fd)
-            raise Infra(
-                f"database {path}: has unmerged changes in {path + suffix}; open it once with sqlite3 and close it"
-            )
+            raise Infra(f"database {path}: {suffix} file holds unmerged changes; open and close it once with sqlite3")
     return fd
 
 
-def _converse(request: dict[str, Any], reader: int, writer: int, result: int, keep: tuple[int, ...]) -> None:
+def _converse(
+    parent: int, request: dict[str, Any], reader: int, writer: int, result: int, keep: tuple[int, ...]
+) -> None:
     """The forked child: talk to the candidate, report, end. Never returns."""
     try:
-        isolate.die_with_parent(os.getppid())
+        isolate.die_with_parent(parent)
         low = 3
         for fd in sorted(keep):
             os.closerange(low, fd)

@@ -4,6 +4,7 @@ load, time zone data and three harmless devices. Third-party packages (and any a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -35,7 +36,7 @@ def _loaded_libraries() -> list[str]:
     """Shared objects mapped into this process, under the names the dynamic loader found them by."""
 
     class Info(ctypes.Structure):
-        _fields_ = [("addr", ctypes.c_void_p), ("name", ctypes.c_char_p)]  # noqa: RUF012
+        _fields_ = [("addr", ctypes.c_void_p), ("name", ctypes.c_char_p)]
 
     names: list[str] = []
 
@@ -59,10 +60,8 @@ def _import_extensions() -> None:
                 importlib.import_module(name)
             except ImportError:
                 continue  # an optional module this interpreter was built without
-    try:
-        ctypes.CDLL("libgcc_s.so.1")  # pthread_exit loads it on demand
-    except OSError:
-        pass  # not every C library needs it
+    with contextlib.suppress(OSError):  # pthread_exit loads it on demand; not every C library needs it
+        ctypes.CDLL("libgcc_s.so.1")
 
 
 def _libraries() -> list[str]:

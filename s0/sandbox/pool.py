@@ -67,6 +67,8 @@ class Sandbox:
         self._unfinished = 0
         self._closed = False
         self._tier: str | None = None
+        #: judge processes started so far; more than `workers` means that some had to be replaced
+        self.started = 0
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -188,7 +190,9 @@ class Sandbox:
         except BaseException:
             worker.close()
             raise
-        self._tier = worker.tier
+        with self._lock:
+            self._tier = worker.tier
+            self.started += 1
         return worker
 
 
@@ -203,7 +207,9 @@ class _Job:
     def run(self, worker: Worker, timeout_s: float) -> Any:
         if self.work is None:
             return None
-        message = {k: v for k, v in vars(self.work).items()}
+        message = dict(vars(self.work))
+        if isinstance(self.work, SqlQuery):
+            message["db_path"] = os.path.abspath(self.work.db_path)
         message["timeout_s"] = self.work.timeout_s or timeout_s
         answer, body = worker.request(message)
         seconds = float(answer.get("seconds", 0.0))

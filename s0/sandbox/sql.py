@@ -79,7 +79,8 @@ def _harden(connection: sqlite3.Connection, deadline: float, max_bytes: int) -> 
 
 
 def _fetch(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> list[list[Any]]:
-    rows, size = [], 0
+    rows: list[list[Any]] = []
+    size = 0
     for row in cursor:
         size += _CELL_BYTES * (len(row) + 1) + sum(len(v) for v in row if type(v) in (str, bytes))
         if len(rows) >= max_rows:

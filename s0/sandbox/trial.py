@@ -103,7 +103,9 @@ class Session:
     def _rebuild(builtin: str, name: str, text: str) -> Exception:
         """The candidate's exception as the test would have seen it, as far as built-in classes can express it."""
         kind = getattr(builtins, builtin, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
+        # An iterator protocol exception would end a `map` in the test early, and with it the comparison.
+        stop = (StopIteration, StopAsyncIteration)
+        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, stop):
             try:
                 made = kind(text)
             except TypeError:  # UnicodeDecodeError and its like want more arguments

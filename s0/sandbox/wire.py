@@ -99,7 +99,8 @@ def loads(payload: bytes) -> Any:
 _CONTENT_BASES = (dict, list, tuple, set, frozenset, str, bytes, bytearray, float, int, complex)
 #: types that override __eq__ yet compare like their base against a plain value
 _PLAIN_ENOUGH = {collections.OrderedDict: dict, collections.Counter: dict}
-_ITERATORS = tuple({type(iter(x)) for x in ([], (), {}, set(), "", b"", range(0), {}.values(), {}.items())}) + (
+_ITERATORS: tuple[type, ...] = (
+    *(type(iter(x)) for x in ([], (), {}, set(), "", b"", range(0), {}.values(), {}.items())),  # type: ignore[var-annotated]
     map,
     filter,
     zip,
@@ -172,7 +173,7 @@ def pack(value: Any, depth: int = 0) -> Any:
         # An endless iterator must not fill the memory before the frame limit can refuse it.
         items = list(itertools.islice(value, MAX_FRAME // 2))
         return {"g": pack(items, depth)}
-    base = _base(kind)
+    base: Any = _base(kind)
     if base is not None:
         if base in (int, float, complex, str, bytes, bytearray):
             plain = {int: int.__add__, float: float.__add__, complex: complex.__add__}.get(base)
@@ -202,7 +203,7 @@ def _tagged(tag: str, content: Any, depth: int) -> Any:
         pairs = _items(content, depth)
         if any(type(p) is not list or len(p) != 2 for p in pairs):
             raise WireError("malformed value: a dict is a list of pairs")
-        return {k: v for k, v in pairs}
+        return dict(pairs)
     if tag == "s":
         return set(_items(content, depth))
     if tag == "f":
