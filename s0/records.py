@@ -149,7 +149,9 @@ class Record:
         known = {f.name for f in dataclasses.fields(cls)}
         wrong = sorted(known.symmetric_difference(data))
         if wrong:
-            raise StoreError(f"{source}: field(s) {', '.join(wrong)} missing or unknown; the file is not a whole record")
+            raise StoreError(
+                f"{source}: field(s) {', '.join(wrong)} missing or unknown; the file is not a whole record"
+            )
         data = dict(data)
         data["training"] = TrainingSummary(**data["training"])
         for name in ("baseline", "tuned"):

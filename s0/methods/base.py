@@ -1,0 +1,104 @@
+"""Every method on one interface: fit on verified examples -> adapter -> evaluate.
+
+method = make_method(settings)
+adapters = method.fit(ctx, [TrainingSet(seed, examples), ...])     # one adapter per training set
+adapter.save(folder); method.load(ctx, folder)
+adapter.state            an InitialState, where rows of a shared batch can carry it (S0)
+adapter.applied(model)   otherwise: a context in which the returned model is the adapted one
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from s0.schema import Example
+from s0.state import InitialState
+
+#: what an adapter costs at inference: nothing, nothing after merging, work at every step, or longer prompts
+CostClass = Literal["none", "merge", "per-step", "extra tokens"]
+
+
+@dataclass
+class FitContext:
+    """What a method may use. `progress(step, n_steps, losses)` after each step; `resume`/`on_step` as in s0.fit."""
+
+    model: Any
+    tokenizer: Any
+    #: s0.architectures.Layout, or None for a model without recurrent layers
+    layout: Any
+    token_budget: int = 8192
+    checkpointing: bool = False
+    progress: Callable[[int, int, list[float]], None] | None = None
+    resume: dict[str, Any] | None = None
+    on_step: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    seed: int
+    examples: list[Example]
+
+
+@dataclass
+class Curve:
+    """Loss and gradient norm before each step's update."""
+
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+
+
+class Adapter(abc.ABC):
+    """What a method learned. `trainable_params` counts floats; `curve` is empty for loaded adapters of old folders."""
+
+    trainable_params: int = 0
+    curve: Curve
+
+    @property
+    def state(self) -> InitialState | None:
+        """The initial state, if that is all this adapter is."""
+        return None
+
+    @abc.abstractmethod
+    def applied(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        """Context yielding the adapted model; leaving it gives the base model back, bit for bit."""
+
+    @abc.abstractmethod
+    def save(self, folder: Path) -> None: ...
+
+
+class Method(abc.ABC):
+    """`settings` is the resolved method section of the config."""
+
+    name: ClassVar[str]
+    inference_cost: ClassVar[CostClass]
+    #: True if fit can stop at a step and be resumed from a snapshot
+    resumable: ClassVar[bool] = False
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+
+    def label(self) -> str:
+        """Name in tables (for example lora_r24)."""
+        return self.name
+
+    def determinants(self) -> dict[str, Any]:
+        """The settings that determine what `fit` learns; the store key of an adapter is made from them."""
+        return dict(self.settings)
+
+    @abc.abstractmethod
+    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
+        """One adapter per training set. Raises S0Error, ConfigError, ArchitectureError."""
+
+    @abc.abstractmethod
+    def load(self, ctx: FitContext, folder: Path) -> Adapter:
+        """Read what `Adapter.save` wrote."""
+
+
+@contextlib.contextmanager
+def unchanged(model: Any) -> Iterator[Any]:
+    yield model

@@ -1,0 +1,168 @@
+"""S0 tuning: learn the state the recurrent layers start from (paper, section 3 and Algorithm 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from s0.architectures import Layout
+from s0.errors import ArchitectureError, ConfigError
+from s0.files import write_json
+from s0.fit import FitConfig, FitJob, FitResult, fit_states
+from s0.inject import Injection, S0Cache
+from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet
+from s0.state import InitialState
+
+
+def choose_layers(layout: Layout, wanted: Any) -> tuple[int, ...]:
+    """Recurrent layers by name (thirds in depth: early, middle, late) or by index. Raises ConfigError.
+
+    The first third gets the remainder, so that 24 layers split 8/8/8 as in the paper (Table 5).
+    """
+    layers = layout.layers
+    if wanted in (None, "all"):
+        return layers
+    if isinstance(wanted, str):
+        third = -(-len(layers) // 3)
+        cuts = {"early": layers[:third], "middle": layers[third : 2 * third], "late": layers[2 * third :]}
+        if wanted not in cuts:
+            raise ConfigError(f"method.layers={wanted!r}: must be all, early, middle, late or a list of layer indices")
+        if not cuts[wanted]:
+            raise ConfigError(f"method.layers={wanted}: the model has only {len(layers)} recurrent layers; use a list")
+        return cuts[wanted]
+    unknown = sorted(set(wanted) - set(layers))
+    if unknown:
+        raise ConfigError(f"method.layers={list(wanted)}: {unknown} are not recurrent; choose among {list(layers)}")
+    return tuple(sorted(wanted))
+
+
+@torch.no_grad()
+def state_after(model: Any, tokenizer: Any, layout: Layout, text: str) -> InitialState:
+    """The recurrent state after reading `text` from zero: a natural place to start from."""
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise ConfigError("method.init_prompt: encodes to no token; give some text or null")
+    cache = S0Cache(layout, {})
+    model(input_ids=torch.tensor([ids], device=next(model.parameters()).device), past_key_values=cache, use_cache=True)
+    tensors = {i: cache.layers[i].recurrent_states[0][0].float() for i in layout.layers}  # type: ignore[union-attr]
+    return InitialState(tensors, layout.architecture)
+
+
+class S0Adapter(Adapter):
+    def __init__(self, state: InitialState, trainable_params: int, curve: Curve | None = None):
+        self._state, self.trainable_params, self.curve = state, trainable_params, curve or Curve()
+
+    @property
+    def state(self) -> InitialState:
+        return self._state
+
+    def with_alpha(self, alpha: float) -> S0Adapter:
+        return S0Adapter(self._state.replace(alpha=alpha), self.trainable_params, self.curve)
+
+    @contextlib.contextmanager
+    def applied(self, model: Any) -> Any:
+        from s0.architectures import describe
+
+        with Injection(model, describe(model), self._state):
+            yield model
+
+    def save(self, folder: Path) -> None:
+        self._state.save(folder)
+        write_json(
+            folder / "training.json",
+            {
+                "losses": self.curve.losses,
+                "grad_norms": self.curve.grad_norms,
+                "trainable_params": self.trainable_params,
+            },
+        )
+
+
+class S0(Method):
+    name = "s0"
+    inference_cost: ClassVar[CostClass] = "none"
+    resumable = True
+
+    def label(self) -> str:
+        s = self.settings
+        parts = ["s0"]
+        if s["layers"] not in (None, "all"):
+            parts.append(s["layers"] if isinstance(s["layers"], str) else "layers" + "-".join(map(str, s["layers"])))
+        if s["rank"]:
+            parts.append(f"rank{s['rank']}")
+        if s["n_solutions"]:
+            parts.append(f"n{s['n_solutions']}")
+        if s["normalize"]:
+            parts.append("normalized")
+        if s["alpha_placement"] == "inside":
+            parts.append("inside")
+        if s["init_prompt"]:
+            parts.append("init")
+        return "_".join(parts)
+
+    def determinants(self) -> dict[str, Any]:
+        """Scaled after training, one training serves every alpha; inside training, alpha and normalize matter."""
+        keys = ["name", "n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "init_prompt"]
+        if self.settings["alpha_placement"] == "inside":
+            keys += ["alpha", "normalize", "alpha_placement"]
+        return {k: self.settings[k] for k in keys}
+
+    def alpha(self, layout: Layout) -> float | None:
+        """The configured alpha, the architecture's default for null, None for "auto"."""
+        value = self.settings["alpha"]
+        if value == "auto":
+            return None
+        return layout.family.default_alpha if value is None else float(value)
+
+    def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
+        s = self.settings
+        inside = s["alpha_placement"] == "inside"
+        alpha = self.alpha(ctx.layout) if inside else None
+        layers = choose_layers(ctx.layout, s["layers"])
+        config = FitConfig(
+            n_steps=s["n_steps"],
+            lr=s["lr"],
+            l2_lambda=s["l2_lambda"],
+            grad_clip=s["grad_clip"],
+            max_length=s["max_length"],
+            layers=layers,
+            alpha=1.0 if alpha is None else alpha,
+            alpha_inside=inside,
+            normalize=bool(s["normalize"]) and inside,
+            rank=s["rank"] or 0,
+            seed=one.seed,
+        )
+        init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s["init_prompt"]) if s["init_prompt"] else None
+        return FitJob(one.examples, config, init)
+
+    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
+        if ctx.layout is None:
+            raise ArchitectureError(
+                f"model {type(ctx.model).__name__}: no recurrent layer whose state S0 could start; use method=lora or prefix"
+            )
+        results: list[FitResult] = fit_states(
+            ctx.model,
+            ctx.layout,
+            [self.job(ctx, one) for one in sets],
+            token_budget=ctx.token_budget,
+            checkpointing=ctx.checkpointing,
+            progress=ctx.progress,
+            resume=ctx.resume,
+            on_step=ctx.on_step,
+        )
+        return [S0Adapter(r.state, self._count(r.state), Curve(r.losses, r.grad_norms)) for r in results]
+
+    def _count(self, state: InitialState) -> int:
+        rank = self.settings["rank"] or 0
+        if not rank:
+            return sum(t.numel() for t in state.tensors.values())
+        return sum(rank * t.shape[0] * (t.shape[1] + t.shape[2]) for t in state.tensors.values())
+
+    def load(self, ctx: FitContext, folder: Path) -> Adapter:
+        state = InitialState.load(folder, ctx.layout)
+        data = json.loads((folder / "training.json").read_text())
+        return S0Adapter(state, data["trainable_params"], Curve(data["losses"], data["grad_norms"]))
