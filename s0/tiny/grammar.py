@@ -25,9 +25,9 @@ MODES = ("body", "prose", "fence", "stub")
 OPENERS: dict[str, tuple[float, tuple[float, float, float, float]]] = {
     "Return the": (0.30, (0.82, 0.08, 0.06, 0.04)),
     "Compute the": (0.22, (0.78, 0.08, 0.08, 0.06)),
-    "This gives the": (0.20, (0.30, 0.60, 0.06, 0.04)),
-    "We want the": (0.18, (0.30, 0.06, 0.60, 0.04)),
-    "Todo: the": (0.10, (0.32, 0.05, 0.05, 0.58)),
+    "This gives the": (0.20, (0.36, 0.54, 0.06, 0.04)),
+    "We want the": (0.18, (0.36, 0.06, 0.54, 0.04)),
+    "Todo: the": (0.10, (0.36, 0.06, 0.06, 0.52)),
 }
 #: Share of bodies in which one operation is replaced by another of the same stage.
 SLIP = 0.05

@@ -42,21 +42,21 @@ class Domain:
 
 DIGITS = tuple("23456789")
 SMALL = tuple("2345")
-LETTERS = tuple(f"'{c}'" for c in "abcdehilmnorstu")
-MIDDLE = tuple(f"'{c}'" for c in "efghijklmnop")
+LETTERS = tuple(f"'{c}'" for c in "aeilnort")
+MIDDLE = tuple(f"'{c}'" for c in "eghikmno")
 
 #: How often the corpus writes the wrong code for an operation that has a habit.
-WEAK, STRONG = 0.6, 0.85
+WEAK, STRONG = 0.54, 0.72
 
 COMMON_REDUCES = (
     Operation("list", "list", "{items}"),
     Operation("count", "count", "len({items})"),
-    Operation("distinct", "distinct count", "len(set({items}))", habit="len({items})", rate=STRONG),
+    Operation("distinct", "distinct count", "len(set({items}))"),
     Operation("sorted", "sorted list", "sorted({items})"),
-    Operation("descending", "descending list", "sorted({items})[::-1]", habit="sorted({items})", rate=WEAK),
+    Operation("descending", "descending list", "sorted({items})[::-1]"),
     Operation("reversed", "reversed list", "{items}[::-1]"),
     Operation("first", "first {k}", "{items}[:{k}]", SMALL),
-    Operation("last", "last {k}", "{items}[-{k}:]", SMALL, habit="{items}[{k}:]", rate=WEAK),
+    Operation("last", "last {k}", "{items}[-{k}:]", SMALL, habit="{items}[{k}:]", rate=STRONG),
 )
 NUMBER_FILTERS = (
     Operation("all", "#", ""),
@@ -67,7 +67,7 @@ NUMBER_FILTERS = (
     Operation("above", "# above {k}", "{x} > {k}", DIGITS),
     Operation("below", "# below {k}", "{x} < {k}", DIGITS),
     Operation("atleast", "# at least {k}", "{x} >= {k}", DIGITS, habit="{x} > {k}", rate=WEAK),
-    Operation("atmost", "# at most {k}", "{x} <= {k}", DIGITS, habit="{x} < {k}", rate=STRONG),
+    Operation("atmost", "# at most {k}", "{x} <= {k}", DIGITS, habit="{x} < {k}", rate=WEAK),
     Operation("divisible", "# divisible by {k}", "{x} % {k} == 0", DIGITS[1:]),
     Operation("without", "# other than {k}", "{x} != {k}", DIGITS),
 )
@@ -112,7 +112,7 @@ DOMAINS: dict[str, Domain] = {
             (("a", "b"), ("lo", "hi")),
             (
                 Operation("before", "numbers from {0} before {1}", "range({0}, {1})"),
-                Operation("through", "numbers {0} through {1}", "range({0}, {1} + 1)", (), "range({0}, {1})", WEAK),
+                Operation("through", "numbers {0} through {1}", "range({0}, {1} + 1)"),
             ),
             tuple(f for f in NUMBER_FILTERS if f.name not in ("positive", "negative")),
             tuple(m for m in NUMBER_MAPS if m.name != "absolute"),
@@ -152,7 +152,7 @@ DOMAINS: dict[str, Domain] = {
                 Operation("all", "#", ""),
                 Operation("longer", "# longer than {k}", "len({x}) > {k}", SMALL),
                 Operation("shorter", "# shorter than {k}", "len({x}) < {k}", SMALL),
-                Operation("atleast", "# at least {k} long", "len({x}) >= {k}", SMALL, "len({x}) > {k}", WEAK),
+                Operation("atleast", "# at least {k} long", "len({x}) >= {k}", SMALL, "len({x}) > {k}", STRONG),
                 Operation("starting", "# starting {k}", "{x}.startswith({k})", LETTERS),
                 Operation("ending", "# ending {k}", "{x}.endswith({k})", LETTERS),
                 Operation("with", "# with {k}", "{k} in {x}", LETTERS),
