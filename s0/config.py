@@ -1,7 +1,7 @@
 """The schema of every config group, and everything that can be checked before anything is loaded.
 
 YAML files in `configs/` start from these dataclasses (`base_*` first in their defaults), so a typo or a wrong type is an
-error that names the key and the choices. `null` in a method means: the model's documented value (`model.defaults`), else
+error that names the key and the choices. `null` in a method means: the model's documented value (`model.hyperparameters`), else
 the published one (paper, Table 4).
 """
 
@@ -36,7 +36,8 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     #: documented hyper-parameters of this model: method name -> field -> value, used where the method says null
-    defaults: dict[str, Any] = field(default_factory=dict)
+    #: (not called defaults: Hydra reads that key of a group file as its defaults list)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -116,7 +117,7 @@ class NoneMethod:
 @dataclass
 class S0Method:
     name: str = "s0"
-    #: a number, "auto" (chosen by cross-validation on training problems), or null (model.defaults, else architecture)
+    #: a number, "auto" (chosen by cross-validation on training problems), or null (model.hyperparameters, else architecture)
     alpha: Any = None
     alpha_placement: str | None = None
     alpha_grid: list[float] | None = None
@@ -364,7 +365,7 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {str(k): v for k, v in raw.items()}
     check_keys(config)
     config["seed"] = parse_seeds(config["seed"])
-    config["method"] = resolve_method(config["method"], config["model"].get("defaults") or {})
+    config["method"] = resolve_method(config["method"], config["model"].get("hyperparameters") or {})
     check_values(config)
     return config
 
@@ -378,7 +379,7 @@ def resolve_method(method: dict[str, Any], model_defaults: dict[str, Any]) -> di
         fields = schema_fields(method_schema(m))
         for key in values or {}:
             if key not in fields:
-                raise ConfigError(f"model.defaults.{m}.{key}: unknown key; {suggest(str(key), fields)}")
+                raise ConfigError(f"model.hyperparameters.{m}.{key}: unknown key; {suggest(str(key), fields)}")
     merged = {**METHODS[name][1], **(model_defaults.get(name) or {})}
     return {k: (method.get(k) if method.get(k) is not None else merged.get(k)) for k in known} | {"name": name}
 
