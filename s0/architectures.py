@@ -135,7 +135,7 @@ FAMILIES: dict[str, Family] = {
 
 _MAMBA1 = "Mamba-1: its selective scan takes no initial state in transformers"
 _CONVOLUTION = "a short convolution: it remembers a few tokens and has no recurrent state"
-_OWN_STATE = "its state is not read from the cache, so there is nowhere to hand an initial state in"
+_OWN_STATE = "it keeps its state in a form of its own, not in transformers' cache, which is where S0 enters"
 
 #: recurrent mixers that exist in transformers but cannot start from S0, with the reason shown to the user
 REFUSED: dict[str, str] = {
@@ -222,8 +222,7 @@ def describe(model: nn.Module) -> Layout:
                 prefix = name.rsplit(".layers.", 1)[0] if ".layers." in name else ""
     if family is None:
         raise ArchitectureError(
-            f"model {type(model).__name__}: no recurrent layer whose state S0 could start "
-            f"(a pure Transformer has none); use a model of a supported family: "
+            f"model {type(model).__name__}: {_no_family(model)}; use a model of a supported family: "
             f"{', '.join(sorted(f.name for f in FAMILIES.values()))}"
         )
     layers = tuple(sorted(mixers))
@@ -242,6 +241,13 @@ def describe(model: nn.Module) -> Layout:
         cache_argument="past_key_values" if "past_key_values" in arguments else "cache_params",
         padding_refused=next(filter(None, map(family.padding_refused, mixers.values())), None),
     )
+
+
+def _no_family(model: nn.Module) -> str:
+    for name, module in model.named_modules():
+        if hasattr(module, "layer_idx") and (hasattr(module, "A_log") or hasattr(module, "conv1d")):
+            return f"layer {name} is {type(module).__name__}, a recurrent mixer without an entry in s0/architectures.py"
+    return "no recurrent layer whose state S0 could start (a pure Transformer has none)"
 
 
 def device_of_layer(mixer: nn.Module) -> torch.device:

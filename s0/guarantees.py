@@ -70,7 +70,9 @@ def _logits(model: nn.Module, layout: Layout, states: Any, batch: dict[str, Tens
 @torch.no_grad()
 def _generate(model: Any, layout: Layout, states: Any, batch: dict[str, Tensor], **kwargs: Any) -> list[list[int]]:
     with Injection(model, layout, states):
-        out = model.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, **kwargs)
+        out = model.generate(
+            **batch, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, **kwargs
+        )
     return out[:, batch["input_ids"].shape[1] :].tolist()
 
 

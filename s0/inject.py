@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicIndexedLayer
 
 from s0.architectures import CLOSED, Layout, PadGate, device_of_layer
 from s0.errors import ArchitectureError, S0Error
@@ -110,7 +109,7 @@ class TrainingCache(DynamicCache):
         return recurrent_states
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kw: Any) -> Any:
-        if isinstance(self.layers[layer_idx], DynamicIndexedLayer):  # its sparse indexer reads the stored keys
+        if hasattr(self.layers[layer_idx], "update_indexer"):  # its sparse indexer reads the stored keys
             return super().update(key_states, value_states, layer_idx, *args, **kw)
         return key_states, value_states
 

@@ -89,6 +89,12 @@ def _qwen3_5_wrapped() -> nn.Module:
     return transformers.Qwen3_5ForConditionalGeneration(config)
 
 
+def _qwen4_exp(**more: Any) -> nn.Module:
+    indexer = {"n_heads": 2, "kv_heads": 1, "head_dim": 16, "budget": 64, "compress_ratio": 4}
+    fields = {**_without(_GDN, "intermediate_size"), **_MOE, **{f"indexer_{k}": v for k, v in indexer.items()}}
+    return _build("Qwen4ExpForCausalLM", "Qwen4ExpTextConfig", **{**fields, "hc_count": 2, "hc_lowrank": 8, **more})
+
+
 def _glm5_next() -> nn.Module:
     import transformers
 
@@ -122,18 +128,15 @@ SPECIMENS: dict[str, Callable[[], nn.Module]] = {
         "Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextConfig", **_without(_GDN, "intermediate_size"), **_MOE
     ),
     "qwen3_next": lambda: _build("Qwen3NextForCausalLM", "Qwen3NextConfig", **_GDN, **_MOE),
-    "qwen4_exp": lambda: _build(
-        "Qwen4ExpForCausalLM",
-        "Qwen4ExpTextConfig",
-        **_without(_GDN, "intermediate_size"),
-        **_MOE,
-        hc_count=2,
-        hc_lowrank=8,
-        indexer_n_heads=2,
-        indexer_kv_heads=1,
-        indexer_head_dim=16,
-        indexer_budget=64,
-        indexer_compress_ratio=4,
+    "qwen4_exp": _qwen4_exp,
+    "qwen4_exp (n-gram embeddings)": lambda: _qwen4_exp(
+        ple_layer_ids=[1],
+        ple_embed_dim=32,
+        heads_per_ngram=2,
+        ngram_vocab_size_base=50,
+        make_ngram_vocab_size_divisible_by=2,
+        split_ngram_parts=1,
+        eos_token_id=2,
     ),
     "olmo_hybrid": lambda: _build("OlmoHybridForCausalLM", "OlmoHybridConfig", **_without(_GDN, "head_dim")),
     "kimi_linear": lambda: _build(
@@ -166,6 +169,16 @@ SPECIMENS: dict[str, Callable[[], nn.Module]] = {
         head_dim=16,
         mamba_d_ssm=48,
         ssm_multipliers=[1.1, 0.9, 1.2, 0.8, 0.7],
+    ),
+    "falcon_h1 (gated norm, biases, time-step floor)": lambda: _build(
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        **_MAMBA,
+        head_dim=16,
+        mamba_d_ssm=48,
+        mamba_rms_norm=True,
+        mamba_proj_bias=True,
+        time_step_limit=(0.01, 10.0),
     ),
     "bamba": lambda: _build("BambaForCausalLM", "BambaConfig", **_MAMBA, attn_layer_indices=[1]),
     "granitemoehybrid": lambda: _build(
@@ -224,8 +237,35 @@ SPECIMENS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
-#: classes that must be refused; the reason is in `s0.architectures.REFUSED`
-REFUSED_SPECIMENS: dict[str, Callable[[], nn.Module]] = {}
+_CONV = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+
+#: model and config classes whose mixers are refused (`s0.architectures.REFUSED`), and pure Transformers
+REFUSED_SPECIMENS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mamba": ("MambaForCausalLM", "MambaConfig", {}),
+    "falcon_mamba": ("FalconMambaForCausalLM", "FalconMambaConfig", {}),
+    "jamba": ("JambaForCausalLM", "JambaConfig", {}),
+    "zamba": ("ZambaForCausalLM", "ZambaConfig", {}),
+    "minimax": ("MiniMaxForCausalLM", "MiniMaxConfig", {}),
+    "zaya": ("ZayaForCausalLM", "ZayaConfig", {}),
+    "recurrent_gemma": ("RecurrentGemmaForCausalLM", "RecurrentGemmaConfig", {}),
+    "rwkv": ("RwkvForCausalLM", "RwkvConfig", {}),
+    "xlstm": ("xLSTMForCausalLM", "xLSTMConfig", {}),
+    "lfm2": ("Lfm2ForCausalLM", "Lfm2Config", _CONV),
+    "lfm2_moe": ("Lfm2MoeForCausalLM", "Lfm2MoeConfig", _CONV),
+    "lfm3": ("Lfm3ForCausalLM", "Lfm3Config", {}),
+    "inkling": ("InklingForCausalLM", "InklingTextConfig", {}),
+    "inkling2": ("Inkling2ForCausalLM", "Inkling2TextConfig", {}),
+    "qwen2 (pure Transformer)": ("Qwen2ForCausalLM", "Qwen2Config", {}),
+}
+
+
+def build_refused(name: str) -> nn.Module:
+    """The refused specimen `name` on the meta device (structure only, no weights)."""
+    import transformers
+
+    model_class, config_class, fields = REFUSED_SPECIMENS[name]
+    with torch.device("meta"):
+        return getattr(transformers, model_class)(getattr(transformers, config_class)(**fields))
 
 
 @torch.no_grad()
@@ -233,7 +273,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     """The specimen `name` in float32 and eval mode; equal for equal seeds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (SPECIMENS.get(name) or REFUSED_SPECIMENS[name])()
+        model = SPECIMENS[name]()
         for name, parameter in model.named_parameters():
             if name.endswith("dt_bias"):  # time steps of 0.1 to 0.4, as inverse softplus
                 steps = torch.empty_like(parameter).uniform_(0.1, 0.4)

@@ -1,0 +1,182 @@
+"""Print the matrix of families x guarantees, each cell run on a tiny random model: python scripts/families.py
+
+    python scripts/families.py                          all families
+    python scripts/families.py qwen3_5 falcon_h1        some
+    python scripts/families.py --write docs/families.md also write the documentation page
+
+A cell shows the largest error seen (see s0/guarantees.py) or BROKEN with the reason below the table; the exit code is 1
+if anything is broken. Models that S0 refuses are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from s0.architectures import DEFAULT_ALPHA, FAMILIES, Family, describe
+from s0.errors import ArchitectureError, ConfigError, S0Error
+from s0.files import write_text
+from s0.guarantees import GUARANTEES, Broken
+from s0.specimens import REFUSED_SPECIMENS, SPECIMENS, build, build_refused
+
+#: families for which the paper measured alpha
+PUBLISHED_ALPHA = ("qwen3_5", "falcon_h1")
+
+PAGE = """\
+# Families
+
+Written by `python scripts/families.py --write docs/families.md` from the registry in `s0/architectures.py`; do not edit.
+
+S0 works on a model whose recurrent layers read their state from the cache at the first token. Every family below passes
+every guarantee in float32 on a tiny random model; the same command prints the matrix, and the tests run the same checks.
+
+{supported}
+
+State shapes are per layer and row, always read from the loaded model. *alpha* is the default scale of a learned state:
+{alphas}.
+It was measured for {published} only (by the paper); elsewhere it is an untested starting point, and `method.alpha=auto`
+chooses one on training problems.
+
+What each guarantee says:
+
+{meanings}
+
+## Refused
+
+Loading one of these raises `ArchitectureError` with the reason.
+
+{refused}
+
+Pure Transformers have no recurrent state and are refused as well.
+
+## Notes
+
+- *Time-step floor* (zamba2, nemotron_h, and Mamba-2 configs whose `time_step_limit` starts above 0): a pad decays the
+  state whatever its gate says. The state is scaled up beforehand by exactly what the pads of its row will take away.
+- transformers applies `time_step_limit` in the chunk kernel but not in the one-token kernel, so a Mamba-2 model whose
+  time steps really leave that range decodes slightly differently from a full forward pass, with or without S0.
+- Bamba numbers positions from 0 at every call unless `position_ids` are given; `generate` gives them.
+- In a mixture of experts the loss jumps where a router switches experts; gradients are exact between such points.
+"""
+
+
+def run(names: list[str]) -> dict[str, dict[str, str | float]]:
+    """specimen -> guarantee -> largest error, or the reason why it is broken."""
+    results: dict[str, dict[str, str | float]] = {}
+    for name in names:
+        model = build(name)
+        layout = describe(model)
+        results[name] = {}
+        for guarantee, check in GUARANTEES.items():
+            try:
+                results[name][guarantee] = check(model, layout)
+            except Broken as broken:
+                results[name][guarantee] = str(broken)
+    return results
+
+
+def refusals() -> dict[str, str]:
+    """specimen -> the error its loading raises. Raises S0Error if one is not refused."""
+    reasons = {}
+    for name in REFUSED_SPECIMENS:
+        try:
+            describe(build_refused(name))
+        except ArchitectureError as error:
+            reasons[name] = str(error).split(": ", 1)[1].split("; use a model")[0]
+        else:
+            raise S0Error(f"{name}: is not refused")
+    return reasons
+
+
+def print_matrix(results: dict[str, dict[str, str | float]], reasons: dict[str, str]) -> bool:
+    """Print the tables; True if every cell is green."""
+    console = Console()
+    table = Table("family", *GUARANTEES)
+    broken = []
+    for name, cells in results.items():
+        shown = []
+        for guarantee, cell in cells.items():
+            if isinstance(cell, str):
+                broken.append(f"{name}, {guarantee}: {cell}")
+            shown.append(
+                "[red]BROKEN[/red]"
+                if isinstance(cell, str)
+                else f"[green]{cell:.0e}[/green]"
+                if cell
+                else "[green]0[/green]"
+            )
+        table.add_row(name, *shown)
+    console.print(table)
+    for line in broken:
+        console.print(f"[red]{line}[/red]", soft_wrap=True)
+    if reasons:
+        table = Table("refused", "reason")
+        for name, reason in reasons.items():
+            table.add_row(name, reason)
+        console.print(table)
+    return not broken
+
+
+def page() -> str:
+    """The documentation page; depends on the registry alone, so that a test can tell whether it is up to date."""
+    families = sorted(FAMILIES.values(), key=lambda f: (f.architecture, f.name))
+    rows = ["| family | recurrence | recurrent mixer | state | alpha |", "|---|---|---|---|---|"]
+    rows += [f"| {f.name} | {f.architecture} | `{f.mixer}` | {_shape(f)} | {_alpha(f)} |" for f in families]
+    refused = ["| model | reason |", "|---|---|"]
+    refused += [f"| {name} | {reason} |" for name, reason in refusals().items() if "Transformer" not in name]
+    meanings = [
+        f"- **{name}**: {(check.__doc__ or '').split(chr(10) + chr(10))[0].strip()}"
+        for name, check in GUARANTEES.items()
+    ]
+    return PAGE.format(
+        supported="\n".join(rows),
+        alphas=", ".join(f"{v} for {k}" for k, v in DEFAULT_ALPHA.items()),
+        published=" and ".join(PUBLISHED_ALPHA),
+        meanings="\n".join(" ".join(m.split()) for m in meanings),
+        refused="\n".join(refused),
+    )
+
+
+def _shape(family: Family) -> str:
+    shapes = {
+        "gated_delta_net": "value heads × key dim × value dim",
+        "kimi_delta_attention": "heads × key dim × value dim",
+        "mamba2": "heads × head dim × state size",
+    }
+    return shapes[family.architecture]
+
+
+def _alpha(family: Family) -> str:
+    return f"{family.default_alpha}{'' if family.name in PUBLISHED_ALPHA else ' (untested)'}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", help="names as in the first column (default: all)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the documentation page, if all is green")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    try:
+        names = [n for n in SPECIMENS if not args.families or n in args.families or n.split(" ")[0] in args.families]
+        unknown = sorted(set(args.families) - set(names) - {n.split(" ")[0] for n in names})
+        if args.families and args.write:
+            raise ConfigError("--write: the page speaks of all families; leave the names out")
+        if unknown:
+            raise ConfigError(f"families={', '.join(unknown)}: not known; choose among {', '.join(SPECIMENS)}")
+        green = print_matrix(run(names), {} if args.families else refusals())
+        if args.write and green:
+            write_text(args.write, page())
+            print(f"wrote {args.write}")
+    except S0Error as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0 if green else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
