@@ -20,8 +20,12 @@ from s0.records import Evaluation, Record, find_records, read_record
 from s0.stats import Interval, MeanStd
 
 #: configuration groups that define what was measured; engine, tracking and folders do not
-_DEFINING_GROUPS = ("method", "task", "training", "evaluation", "sampling")
-_IGNORED_KEYS = frozenset({"method.name", "method.label", "method.alpha", "task.name"})
+_DEFINING_GROUPS = ("method", "task")
+#: shown in columns of their own, or where data lies and how long grading may take
+_IGNORED_KEYS = frozenset(
+    {"method.name", "method.alpha", "method.alpha_grid", "method.control", "task.name", "task.path", "task.hub_id",
+     "task.hub_revision", "task.database_dir", "task.grading_timeout_s", "task.legacy_padding", "task.legacy_batch"}
+)  # fmt: skip
 _NAN = MeanStd(math.nan, math.nan, 0)
 
 

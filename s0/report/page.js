@@ -58,9 +58,9 @@ function chart(parent, caption, xLabel, yLabel, series) {
   });
   const legend = element("div", figure, undefined, { class: "dim" });
   series.forEach((s, i) => {
-    const item = element("span", legend, "● ");
-    item.style.color = COLOURS[i % COLOURS.length];
-    element("span", legend, s.name + "   ").style.whiteSpace = "pre";
+    const item = element("span", legend, undefined, { class: "key" });
+    element("span", item, "● ").style.color = COLOURS[i % COLOURS.length];
+    element("span", item, s.name);
   });
 }
 
