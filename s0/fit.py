@@ -175,10 +175,16 @@ def logits_at(model: nn.Module) -> Iterator[Callable[[Tensor, Tensor], None]]:
         handle.remove()
 
 
-def token_losses(model: nn.Module, choose: Callable[[Tensor, Tensor], None], batch: Batch, cache: Any) -> Tensor:
-    """Cross entropy per completion token [T], fp32."""
+def token_losses(
+    model: nn.Module,
+    choose: Callable[[Tensor, Tensor], None],
+    batch: Batch,
+    cache: Any,
+    argument: str = "past_key_values",
+) -> Tensor:
+    """Cross entropy per completion token [T], fp32. `argument` is the model's keyword for the cache."""
     choose(batch.rows, batch.positions)
-    logits = model(input_ids=batch.ids, past_key_values=cache, use_cache=cache is not None).logits[0]
+    logits = model(input_ids=batch.ids, use_cache=cache is not None, **{argument: cache}).logits[0]
     return F.cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none").to(batch.weights.device)
 
 
@@ -324,6 +330,7 @@ def fit_states(
     progress: Callable[[int, int, list[float]], None] | None = None,
     resume: dict[str, Any] | None = None,
     on_step: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None,
+    through: Callable[[dict[int, Tensor]], contextlib.AbstractContextManager[Any]] | None = None,
 ) -> list[FitResult]:
     """Learn one state per job, all jobs together (jobs must share n_steps and rank).
 
@@ -331,6 +338,8 @@ def fit_states(
     checkpointing    recompute activations in the backward pass (one decoder layer at a time)
     progress         called after every step with (step, n_steps, loss per job)
     resume/on_step   a snapshot of an interrupted run, and a hook called after every step with (step, make_snapshot)
+    through          rows (layer -> [batch, *shape]) -> context yielding the cache of one forward and backward pass; by
+                     default the rows are the states the batch starts from
 
     Raises ConfigError for contradictory jobs, S0Error for examples that do not fit or gradients that are not finite.
     """
@@ -374,8 +383,9 @@ def fit_states(
                 for batch in batches:
                     used = {i: params.used(i) for i in params.layers}
                     rows = {i: s.index_select(0, batch.jobs.to(s.device)) for i, s in used.items()}
-                    each = token_losses(model, choose, batch, TrainingCache(layout, rows)) * batch.weights
-                    each.sum().backward()
+                    with through(rows) if through else contextlib.nullcontext(TrainingCache(layout, rows)) as cache:
+                        each = token_losses(model, choose, batch, cache, layout.cache_argument) * batch.weights
+                        each.sum().backward()
                     total.index_add_(0, batch.token_jobs.to(home), each.detach().to(home))
                 penalty = lambdas * params.l2()
                 if penalty.requires_grad:
