@@ -50,14 +50,14 @@ def rows_of(layout: Layout, states: list[InitialState | None]) -> dict[int, Tens
 class S0Cache(DynamicCache):
     """A `DynamicCache` whose recurrent layers start from `rows` (layer -> [batch, *shape]) instead of zero.
 
-    The tensors are copied: single-token kernels update the state in place. Continuing the cache is safe, because only an
+    The running state is a copy of `rows`: single-token kernels update it in place. Continuing the cache is safe, because only an
     untouched layer answers with S0; afterwards the buffer holds the running state. Layers missing in `rows` start at zero.
     `reset()` returns to S0.
     """
 
     def __init__(self, layout: Layout, rows: Rows):
         super().__init__(config=layout.text_config)
-        self._s0_start = {i: t.detach().clone() for i, t in rows.items()}
+        self._s0_start = {i: t.detach() for i, t in rows.items()}
         self._seed()
 
     def _seed(self) -> None:
@@ -65,6 +65,7 @@ class S0Cache(DynamicCache):
             layer: Any = self.layers[i]
             layer.recurrent_states[0] = start.clone()
             layer.is_recurrent_states_initialized[0] = True
+            layer.s0_right_padded = False
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         if layer_idx in self._s0_start and state_idx == 0:
@@ -139,18 +140,17 @@ def _check_mask(mask: Tensor) -> None:
         )
 
 
-def _check_continuation(cache: Any, mask: Any, length: int) -> None:
-    """Raise S0Error for pads between tokens, also when they come to lie between two calls: right pads sit in the
-    convolution's window of the next call. Right pads are remembered on the cache, so that decoding steps stay free of
-    device synchronisation."""
-    if getattr(cache, "_s0_right_padded", False):
+def check_continuation(cache: Any, layer: int) -> None:
+    """Raise S0Error if a layer's cache ends in right pads: they would sit in the convolution's window of this call.
+
+    Right pads are remembered on the cache layer when they pass, so that decoding steps need no look at the mask.
+    """
+    held = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
+    if getattr(held, "s0_right_padded", False):
         raise S0Error(
             "past_key_values: the cache ends in right pads, which a recurrent layer cannot skip when it continues; "
             'pad on the left (tokenizer.padding_side = "left")'
         )
-    if isinstance(mask, Tensor) and mask.ndim == 2 and length > 1:
-        _check_mask(mask)
-        cache._s0_right_padded = not bool(mask[:, -1].all())
 
 
 class _Pads:
@@ -168,7 +168,9 @@ class _Pads:
     def _entry(self, layer: int) -> Callable[..., None]:
         def hook(mixer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
+            check_continuation(cache, layer)
             self.mask = _local_mask(mask, hidden.shape[1])
             if self.mask is None:
                 return
@@ -180,8 +182,9 @@ class _Pads:
             if layer == self.layout.layers[0]:
                 _check_mask(self.mask)
             decay = self.layout.family.pad_decay(mixer)
+            if cache is not None and layer < len(cache.layers):
+                cache.layers[layer].s0_right_padded = not bool(self.mask[:, -1].all())
             if decay is not None:
-                cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
                 _undo_decay(cache, layer, decay, self.mask, len(self.layout.shapes[layer]))
 
         return hook
@@ -221,7 +224,7 @@ def _undo_decay(cache: Any, layer: int, decay: Tensor, mask: Tensor, dims: int) 
             "batch prompts of similar length"
         )
     factor = lift.exp().view(*lift.shape, *[1] * (dims - 1))
-    if isinstance(cache, TrainingCache):
+    if hasattr(cache, "scale_start"):
         cache.scale_start(layer, factor)
     elif cache is not None:
         start = cache.layers[layer].recurrent_states[0]
@@ -287,8 +290,9 @@ class Injection:
             cache = kwargs[name] = S0Cache(self.layout, self.rows(tokens.shape[0]))
         elif not isinstance(cache, (S0Cache, TrainingCache)) and is_fresh(cache, self.layout):
             seed_cache(cache, self.layout, self.rows(tokens.shape[0]))
-        if self.padding == "exact":
-            _check_continuation(cache, kwargs.get("attention_mask"), tokens.shape[1])
+        mask = kwargs.get("attention_mask")
+        if self.padding == "exact" and isinstance(mask, Tensor) and mask.ndim == 2 and tokens.shape[1] > 1:
+            _check_mask(mask)
         return args, kwargs
 
     def attach(self) -> None:
@@ -336,6 +340,7 @@ def seed_cache(cache: Any, layout: Layout, rows: Rows) -> None:
         # beam search reorders only states that are marked as initialised
         layer.is_recurrent_states_initialized[0] = True
         layer.has_previous_state[0] = True
+        layer.s0_right_padded = False
 
 
 @torch.no_grad()
