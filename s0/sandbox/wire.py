@@ -7,6 +7,7 @@ else: a value that has no faithful plain form arrives as an `Opaque`, which equa
 from __future__ import annotations
 
 import collections
+import collections.abc
 import itertools
 import json
 import math
@@ -99,26 +100,6 @@ def loads(payload: bytes) -> Any:
 _CONTENT_BASES = (dict, list, tuple, set, frozenset, str, bytes, bytearray, float, int, complex)
 #: types that override __eq__ yet compare like their base against a plain value
 _PLAIN_ENOUGH = {collections.OrderedDict: dict, collections.Counter: dict}
-_ITERATORS: tuple[type, ...] = (
-    *(type(iter(x)) for x in ([], (), {}, set(), "", b"", range(0), {}.values(), {}.items())),  # type: ignore[var-annotated]
-    map,
-    filter,
-    zip,
-    enumerate,
-    reversed,
-    type(_ for _ in ()),
-    itertools.chain,
-    itertools.islice,
-    itertools.accumulate,
-    itertools.takewhile,
-    itertools.dropwhile,
-    itertools.starmap,
-    itertools.permutations,
-    itertools.combinations,
-    itertools.product,
-    itertools.filterfalse,
-    itertools.zip_longest,
-)
 
 
 def _base(kind: type) -> type | None:
@@ -169,7 +150,7 @@ def pack(value: Any, depth: int = 0) -> Any:
         return {"c": [pack(value.real), pack(value.imag)]}
     if kind is range:
         return {"r": [pack(value.start), pack(value.stop), pack(value.step)]}
-    if kind in _ITERATORS:
+    if kind.__module__ in ("builtins", "itertools") and isinstance(value, collections.abc.Iterator):
         # An endless iterator must not fill the memory before the frame limit can refuse it.
         items = list(itertools.islice(value, MAX_FRAME // 2))
         return {"g": pack(items, depth)}
