@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from s0.errors import StoreError
 from s0.files import write_json, write_jsonl
-from s0.schema import Outcome
+from s0.schema import Outcome, digest
 
 SCHEMA_VERSION = 1
 
@@ -182,6 +182,32 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: not a readable record ({error}); delete it and run the cell again") from error
     return Record.from_json(data, str(path))
+
+
+def find_record(folder: Path, key: str) -> Record | None:
+    """The finished record with this key in `folder` (not searched deeper), or None. Failed records do not count."""
+    for path in sorted(Path(folder).glob(f"*__{key}.json")):
+        record = read_record(path)
+        if record.status != "failed":
+            return record
+    return None
+
+
+def fingerprint(record: Record) -> str:
+    """Hash of everything in a record that the same config, seed and machine must reproduce: all but times, dates, the
+    command line, what the engine noted, and the time each check took."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if k != "seconds"}
+        return [clean(v) for v in value] if isinstance(value, list) else value
+
+    data = record.to_json()
+    for name in ("wall_s", "created", "environment"):
+        data.pop(name)
+    for name in ("records", "store", "out", "tracking", "workers", "dry_run"):
+        data["config"].pop(name, None)
+    return digest(clean(data))
 
 
 def find_records(paths: list[Path]) -> list[Path]:

@@ -63,10 +63,11 @@ class InitialState:
 
     @classmethod
     def random(cls, layout: Layout, norm: float | Mapping[int, float], seed: int, **kw: Any) -> InitialState:
-        """Gaussian direction with a given Frobenius norm per layer: the same-norm control of a learned state."""
+        """Gaussian direction with a given Frobenius norm per layer (all layers, or those of a mapping): the same-norm
+        control of a learned state."""
         g = torch.Generator().manual_seed(seed)
         tensors = {}
-        for i in layout.layers:
+        for i in sorted(norm) if isinstance(norm, Mapping) else layout.layers:
             t = torch.randn(layout.shapes[i], generator=g)
             target = norm[i] if isinstance(norm, Mapping) else norm
             tensors[i] = t * (float(target) / t.norm())

@@ -1,0 +1,129 @@
+"""Parts of a cell that need a paragraph each: choosing alpha on training problems, and what gets evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from s0.methods import Adapter, TrainingSet
+from s0.methods.s0 import S0, S0Adapter
+from s0.pipeline import AlphaChoice, Cell, EvalRequest
+from s0.records import Evaluation
+from s0.schema import Problem
+from s0.stages import adapter_key
+from s0.state import InitialState
+
+#: seed offset of the control's random direction, so that it shares nothing with other uses of the seed
+CONTROL_SEED = 7_919
+
+
+def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, AlphaChoice], list[TrainingSet]]:
+    """How alpha is set per seed, and the extra training sets that choosing it needs.
+
+    "auto" is two-fold cross-validation over the training problems: a state learned on the even problems is evaluated
+    greedily on the odd ones and the other way round, for every alpha of the grid; the best mean wins, the smallest alpha
+    among equals. Held-out problems play no part (the published alphas were chosen on them). The folds are trained in the
+    same batch as the final states.
+    """
+    method = cell.method
+    if not isinstance(method, S0):
+        alpha = cell.config["method"].get("alpha")
+        return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, []
+    fixed = method.alpha(cell.subject.layout)
+    if fixed is not None:
+        source = "architecture default" if cell.config["method"]["alpha"] is None else "config"
+        return {s: AlphaChoice(fixed, source) for s in sets}, []
+    index = {p.id: n for n, p in enumerate(cell.train_problems)}
+    choices, extra = {}, []
+    for seed, one in sets.items():
+        folds = []
+        for parity in (0, 1):
+            part = [e for e in one.examples if index[e.problem_id] % 2 == parity]
+            others = [p for n, p in enumerate(cell.train_problems) if n % 2 != parity]
+            if part and others:
+                folds.append((TrainingSet(seed, part), others))
+        extra += [f for f, _ in folds]
+        choices[seed] = AlphaChoice(None, "auto", pending=_chooser(folds))
+    return choices, extra
+
+
+def _chooser(folds: list[tuple[TrainingSet, list[Problem]]]) -> Callable[..., Any]:
+    def finish(cell: Cell, trained: dict[str, Adapter]) -> tuple[float, str, dict[str, float]]:
+        grid = sorted(set(cell.config["method"]["alpha_grid"]))
+        if not folds:
+            return cell.subject.layout.family.default_alpha, "architecture default (too few problems for auto)", {}
+        wanted = []
+        for fold, problems in folds:
+            key = adapter_key(cell.subject, cell.method, fold)
+            state = trained[key].state
+            assert state is not None
+            wanted += [EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)) for a in grid]
+        results = cell.evaluate(wanted)
+        scores = {}
+        for n, a in enumerate(grid):
+            outcomes = [o for e in results[n :: len(grid)] for o in e.outcomes]
+            scores[f"{a:g}"] = sum(o.passed for o in outcomes) / len(outcomes)
+        best = max(scores.values())
+        return next(a for a in grid if scores[f"{a:g}"] == best), "auto", scores
+
+    return finish
+
+
+def _at(state: InitialState, alpha: float, cell: Cell) -> InitialState:
+    return state.replace(alpha=alpha, normalize=bool(cell.config["method"]["normalize"]))
+
+
+def evaluations_of(
+    cell: Cell,
+    seeds: list[int],
+    sets: dict[int, TrainingSet],
+    adapters: dict[int, Adapter],
+    alphas: dict[int, AlphaChoice],
+) -> dict[str, Any]:
+    """Baseline, tuned and control evaluations of all seeds, made together. With the greedy protocol the baseline is one
+    evaluation shared by all seeds (also by those without a solution); sampled, it has a seed of its own."""
+    t = cell.config["task"]
+    n, legacy = t["eval_samples"], t["legacy_padding"]
+    every = cell.config["seed"] if n == 1 else seeds
+    wanted: list[EvalRequest] = []
+    roles: list[tuple[str, int]] = []
+
+    def want(role: str, seed: int, label: str, **kw: Any) -> None:
+        wanted.append(EvalRequest(label, f"evaluate {role}", cell.heldout, n_samples=n, seed=seed, legacy=legacy, **kw))
+        roles.append((role, seed))
+
+    for seed in every if n > 1 else every[:1]:
+        want("baseline", seed, "baseline")
+    for seed in seeds if cell.method.name != "none" else []:
+        adapter = adapters[seed]
+        key = adapter_key(cell.subject, cell.method, sets[seed])
+        if adapter.state is None:
+            want("tuned", seed, cell.method.label(), adapter_key=key, adapter=adapter)
+            continue
+        alpha = alphas[seed].alpha
+        assert alpha is not None and isinstance(adapter, S0Adapter)
+        state = _at(adapter.state, alpha, cell)
+        want("tuned", seed, cell.method.label(), adapter_key=key, state=state)
+        if cell.config["method"]["control"]:
+            control = InitialState.random(
+                cell.subject.layout, state.norms(), seed + CONTROL_SEED, alpha=state.alpha, normalize=state.normalize
+            )
+            want("random_state", seed, "random state", adapter_key=f"random:{key}", state=control)
+    results = dict(zip(range(len(wanted)), cell.evaluate(wanted), strict=True))
+    out: dict[str, Any] = {"baseline": {}, "tuned": {}, "controls": {}, "baseline_key": {}}
+    for i, (role, seed) in enumerate(roles):
+        e: Evaluation = results[i]
+        if role == "random_state":
+            out["controls"].setdefault(seed, {})[role] = e
+            continue
+        out[role][seed] = e
+        if role == "baseline":
+            out["baseline_key"][seed] = wanted[i].log(cell)
+    if n == 1:
+        first = every[0]
+        for seed in every:
+            out["baseline"][seed] = out["baseline"][first]
+            out["baseline_key"][seed] = out["baseline_key"][first]
+    if cell.method.name == "none":
+        out["tuned"] = dict(out["baseline"])
+    return out

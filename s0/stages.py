@@ -1,0 +1,221 @@
+"""The stages of an experiment, each resumable and shared through the store: complete (generate + grade) and train."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s0.engines.base import Engine, Request
+from s0.grading import Grader
+from s0.loading import Subject
+from s0.methods import Adapter, FitContext, Method, TrainingSet
+from s0.progress import Bar, bar
+from s0.schema import Completion, Problem, digest
+from s0.state import InitialState
+from s0.store import Log, Store
+
+#: finished rows are stored at least this often (rows, seconds): what a kill can cost
+FLUSH_ROWS, FLUSH_SECONDS = 64, 1.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One completion to make: where it is stored (log name and unit key), for which problem, and how to generate it."""
+
+    log: str
+    key: str
+    problem: Problem
+    sample: int
+    request: Request
+
+
+def unit_key(prompt_ids: Sequence[int], sample: int) -> str:
+    return f"{digest(list(prompt_ids), 24)}:{sample}"
+
+
+def complete(
+    store: Store,
+    units: Sequence[Unit],
+    generate: Callable[[list[Unit]], Iterator[tuple[int, Any]]],
+    grader: Grader | None,
+    label: str,
+) -> dict[tuple[str, str], Completion]:
+    """Completions of all units: stored ones are read, missing ones generated, each log by one process at a time.
+
+    `generate` yields (index into its list, Generated) in any order. Everything a killed run had stored is kept.
+    """
+    logs: dict[str, Log] = {u.log: store.log("completions", u.log) for u in units}
+
+    def missing(names: set[str]) -> list[Unit]:
+        known = {n: logs[n].refresh() for n in names}
+        return [u for u in units if u.log in names and u.key not in known[u.log]]
+
+    def run(todo: list[Unit], progress: Bar) -> None:
+        buffers: dict[str, dict[str, Any]] = {}
+        waiting, last = 0, time.monotonic()
+
+        def flush() -> None:
+            nonlocal waiting, last
+            for name, rows in buffers.items():
+                logs[name].append(rows)
+            buffers.clear()
+            waiting, last = 0, time.monotonic()
+
+        try:
+            for index, g in generate(todo):
+                u = todo[index]
+                buffers.setdefault(u.log, {})[u.key] = {"ids": g.token_ids, "text": g.text, "finish": g.finish}
+                waiting += 1
+                if grader:
+                    grader.submit(u.problem, g.text)
+                if waiting >= FLUSH_ROWS or time.monotonic() - last > FLUSH_SECONDS:
+                    flush()
+                progress.advance()
+        finally:
+            flush()
+
+    if grader:
+        # answers stored by an earlier run that was killed before grading them
+        for name, log in logs.items():
+            known = log.refresh()
+            for u in units:
+                if u.log == name and u.key in known:
+                    grader.submit(u.problem, known[u.key]["text"])
+    open_logs = {u.log for u in missing(set(logs))}
+    if open_logs:
+        todo_count = len(missing(open_logs))
+        with bar(label, todo_count, "completions") as progress:
+            with contextlib.ExitStack() as claims:
+                mine = {
+                    n for n in sorted(open_logs) if claims.enter_context(store.claim(f"completions-{n}", wait=False))
+                }
+                todo = missing(mine)
+                if todo:
+                    run(todo, progress)
+                if grader:
+                    grader.wait()
+            for name in sorted(open_logs - mine):
+                with store.claim(f"completions-{name}"):
+                    todo = missing({name})
+                    if todo:
+                        run(todo, progress)
+                    if grader:
+                        grader.wait()
+    out: dict[tuple[str, str], Completion] = {}
+    for u in units:
+        v = logs[u.log].refresh()[u.key]
+        out[u.log, u.key] = Completion(u.problem.id, u.sample, v["text"], v["ids"], v["finish"])
+        if grader:
+            grader.submit(u.problem, v["text"])
+    if grader:
+        grader.wait()
+    return out
+
+
+def engine_generate(
+    engine: Engine,
+    model: Callable[[], Any],
+    tokenizer: Any,
+    stop: Sequence[str],
+    states: Mapping[Hashable, InitialState] | None = None,
+) -> Callable[[list[Unit]], Iterator[tuple[int, Any]]]:
+    """`generate` for `complete`: one engine run over all missing units (the model is loaded only if there are any)."""
+
+    def generate(todo: list[Unit]) -> Iterator[tuple[int, Any]]:
+        return engine.run(model(), tokenizer, [u.request for u in todo], states, stop)
+
+    return generate
+
+
+def adapter_key(subject: Subject, method: Method, one: TrainingSet) -> str:
+    """Everything that determines a trained adapter: model, settings, seed of initialisation, and the examples."""
+    return digest(
+        {
+            "model": subject.key,
+            "method": method.determinants(),
+            "seed": one.seed,
+            "examples": [[e.problem_id, e.prompt_ids, e.completion_ids] for e in one.examples],
+        },
+        24,
+    )
+
+
+def train(
+    store: Store, subject: Subject, method: Method, sets: Sequence[TrainingSet], settings: dict[str, Any]
+) -> dict[str, Adapter]:
+    """Adapters by key for all training sets: stored ones are loaded, the others learned together and stored.
+
+    A training in progress leaves a snapshot every `snapshot_s` seconds and goes on from there after a kill.
+    """
+    keyed = {adapter_key(subject, method, one): one for one in sets}
+    kind = f"adapters-{method.name}"
+
+    def fit(keys: list[str]) -> None:
+        snapshot = store.root / "partial" / f"{digest(sorted(keys))}.pt"
+        with bar(f"train {method.label()} x{len(keys)}", None, "steps") as progress:
+
+            def after(step: int, n_steps: int, losses: list[float]) -> None:
+                progress.advance()
+                progress.note(f"step {step}/{n_steps}, mean loss {sum(losses) / len(losses):.4f}")
+
+            ctx = _context(subject, settings)
+            ctx.progress = after
+            if method.resumable:
+                ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
+            adapters = method.fit(ctx, [keyed[k] for k in keys])
+        for key, adapter in zip(keys, adapters, strict=True):
+            with store.new_folder(kind, key) as folder:
+                adapter.save(folder)
+        snapshot.unlink(missing_ok=True)
+
+    absent = [k for k in keyed if not store.has_folder(kind, k)]
+    with contextlib.ExitStack() as claims:
+        mine = [k for k in sorted(absent) if claims.enter_context(store.claim(f"fit-{k}", wait=False))]
+        todo = [k for k in mine if not store.has_folder(kind, k)]
+        if todo:
+            fit(todo)
+    for key in absent:
+        if key not in mine:
+            with store.claim(f"fit-{key}"):
+                if not store.has_folder(kind, key):
+                    fit([key])
+    ctx = _context(subject, settings)
+    return {k: method.load(ctx, store.folder(kind, k)) for k in keyed}
+
+
+def _context(subject: Subject, settings: dict[str, Any]) -> FitContext:
+    from s0.errors import ArchitectureError
+
+    try:
+        layout: Any = subject.layout
+    except ArchitectureError:
+        layout = None
+    return FitContext(
+        subject.model,
+        subject.tokenizer,
+        layout,
+        token_budget=settings["token_budget"],
+        checkpointing=settings["checkpointing"],
+    )
+
+
+def _snapshots(path: Path, every_s: float) -> tuple[dict[str, Any] | None, Callable[..., None]]:
+    import torch
+
+    from s0.files import atomic_path
+
+    resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    last = time.monotonic()
+
+    def on_step(step: int, make: Callable[[], dict[str, Any]]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_s:
+            with atomic_path(path) as temporary:
+                torch.save(make(), temporary)
+            last = time.monotonic()
+
+    return resume, on_step
