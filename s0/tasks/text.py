@@ -52,7 +52,7 @@ def _block(lines: list[str], indent: str) -> str:
 
 
 def strip_fences(text: str, prefer: str | None = None) -> str:
-    """The first code block, or the first that matches the regular expression `prefer`; without any block `text` itself."""
+    """The first code block, or the first that matches the pattern `prefer`; without any block `text` itself."""
     blocks = [content for _, content in fenced_blocks(text)]
     if not blocks:
         return text
