@@ -45,7 +45,12 @@ HONEST = {
         "    import asyncio\n    async def g():\n        await asyncio.sleep(0.001)\n        return x + 1\n"
         "    return asyncio.run(g())\n"
     ),
-    "alarm": "    import signal\n    signal.signal(14, lambda *a: None); signal.alarm(1); signal.alarm(0)\n    return x + 1\n",
+    "alarm": """    import signal
+    signal.signal(14, lambda *a: None)
+    signal.alarm(1)
+    signal.alarm(0)
+    return x + 1
+""",
     "raise_and_catch": "    try: raise KeyError(x)\n    except KeyError as e: return e.args[0] + 1\n",
     "signal_to_oneself": "    import signal\n    signal.signal(10, lambda *a: None); signal.raise_signal(10)\n    return x + 1\n",
     "exec_and_eval": "    ns = {}\n    exec('y = 1', ns)\n    return eval('x + y', {'x': x, 'y': ns['y']})\n",
