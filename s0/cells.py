@@ -101,7 +101,8 @@ def evaluations_of(
             want("tuned", seed, cell.method.label(), adapter_key=key, adapter=adapter)
             continue
         alpha = alphas[seed].alpha
-        assert alpha is not None and isinstance(adapter, S0Adapter)
+        assert alpha is not None
+        assert isinstance(adapter, S0Adapter)
         state = _at(adapter.state, alpha, cell)
         want("tuned", seed, cell.method.label(), adapter_key=key, state=state)
         if cell.config["method"]["control"]:

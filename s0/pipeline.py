@@ -217,9 +217,13 @@ class Cell:
             if wanted[0].legacy:
                 from s0.engines.legacy import run_padded
 
-                yield from run_padded(
-                    self.subject.model, tokenizer, requests, wanted[0].state, adapter, t["legacy_batch"]
-                )
+                # a batch decides what its rows see, so batches are made of all problems even when some are stored
+                place = {id(u): n for n, u in enumerate(units)}
+                back = {place[id(u)]: n for n, u in enumerate(todo)}
+                every = [u.request for u in units]
+                batch = t["legacy_batch"]
+                rows = run_padded(self.subject.model, tokenizer, every, wanted[0].state, adapter, batch, set(back))
+                yield from ((back[n], g) for n, g in rows)
             elif adapter is not None:
                 with adapter.applied(self.subject.model) as model:
                     yield from self.engine.run(model, tokenizer, requests, {}, self.stop)

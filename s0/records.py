@@ -166,7 +166,7 @@ def record_stem(record: Record) -> str:
 
 
 def write_record(folder: Path, record: Record, problems: list[dict[str, Any]] | None = None) -> Path:
-    """Write `<stem>.json` and, first, `<stem>.jsonl` (so that a record on disk always has its problems). Returns the JSON path."""
+    """Write `<stem>.json` and, first, `<stem>.jsonl` (a record on disk always has its problems). Returns the JSON path."""
     stem = Path(folder) / record_stem(record)
     if problems is not None:
         write_jsonl(stem.with_name(stem.name + ".jsonl"), problems)

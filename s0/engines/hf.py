@@ -155,7 +155,9 @@ class _Loop:
         self.engine.notes["slots"] = self.slots
         most = max(requests[i].max_new_tokens for i in pending)
         # neighbours share a prefill: equal prompts first, then equal lengths
-        order = sorted(pending, key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, str(requests[i].state), i))
+        order = sorted(
+            pending, key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, str(requests[i].state), i)
+        )
         queue: deque[int] = deque(order)
         prefixes: dict[tuple[Any, ...], tuple[Prefix, int]] = {}
         cache = SlotCache(self.config, self.slots, self.device)
@@ -269,8 +271,10 @@ class _Loop:
                     chosen = [None if k[1] is None else self.states[k[1]] for k in part]
                     cache = S0Cache(self.layout, rows_of(self.layout, chosen))
                 logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                # an adapter may have put keys and values of its own in front of the prompt (prefix tuning)
+                seen = cache.get_seq_length() if self.layout is None else length
                 for row, k in enumerate(part):
-                    prefixes[k] = (harvest(cache, row, length, logits[row, -1].float()), waiting[k])
+                    prefixes[k] = (harvest(cache, row, seen, logits[row, -1].float()), waiting[k])
 
 
 class _Step:
