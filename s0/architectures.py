@@ -129,7 +129,7 @@ FAMILIES: dict[str, Family] = {
         _mamba2("granitemoehybrid", "GraniteMoeHybridMambaLayer"),
         _mamba2("nemotron_h", "NemotronHMamba2Mixer"),
         _mamba2("zamba2", "Zamba2MambaMixer"),
-        _mamba2("mamba2", "Mamba2Mixer", lora=("in_proj", "out_proj")),
+        _mamba2("mamba2", "Mamba2Mixer", lora=("in_proj",)),
     )
 }
 

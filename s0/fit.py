@@ -377,7 +377,7 @@ def fit_states(
         with contextlib.ExitStack() as stack, torch.enable_grad():
             choose = stack.enter_context(logits_at(model))
             if checkpointing:
-                stack.enter_context(_recompute_layers(layout))
+                stack.enter_context(recompute_layers(layout.text_model))
             for step in range(adam.t, n_steps):
                 total = torch.zeros(len(jobs), device=home)
                 for batch in batches:
@@ -407,10 +407,10 @@ def fit_states(
 
 
 @contextlib.contextmanager
-def _recompute_layers(layout: Layout) -> Iterator[None]:
+def recompute_layers(text_model: Any) -> Iterator[None]:
     """Recompute each decoder layer in the backward pass. transformers' own switch drops the cache, and with it the
     states, so the layers' forward is wrapped here; gradients reach the rows through the cache the layers close over."""
-    layers = list(layout.text_model.layers)  # type: ignore[union-attr]
+    layers = list(text_model.layers)
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     try:
