@@ -209,6 +209,23 @@ class InitialState:
             state.check(layout)
         return state
 
+    # -- Hub ------------------------------------------------------------------------------------------------------
+
+    def push_to_hub(self, repo_id: str, base_model: str | None = None, **options: Any) -> str:
+        """Upload this state with a generated model card; see `s0.hub.push` for the options. Returns the commit's address."""
+        from s0.hub import push
+
+        return push(self, repo_id, base_model, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_or_dir: str | Path, layout: Layout | None = None, revision: str | None = None, api: Any = None
+    ) -> InitialState:
+        """Load a state from a folder or a Hub repository ("user/name"). Raises what `load` and `s0.hub.fetch` raise."""
+        from s0.hub import fetch
+
+        return cls.load(fetch(repo_or_dir, revision=revision, api=api), layout)
+
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
