@@ -70,7 +70,9 @@ class Zygote:
                 problems.append(f"seccomp: {exc}")
             if settings["landlock"]:
                 try:
-                    isolate.landlock(settings["readable"], settings["listable"])
+                    rules = isolate.ruleset(settings["readable"], settings["listable"])
+                    isolate.restrict(rules)
+                    os.close(rules)
                     mechanisms.append("landlock")
                 except OSError as exc:
                     problems.append(f"landlock: {exc}")

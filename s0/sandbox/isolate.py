@@ -133,6 +133,11 @@ def drop_privileges() -> None:
         except OSError:
             break
     _prctl_no_new_privs()
+    drop_capabilities()
+
+
+def drop_capabilities() -> None:
+    """Give up every capability held; enough where executing programs is forbidden anyway."""
     header, nothing = struct.pack("<Ii", 0x20080522, 0), bytes(24)
     _call("capset", header, nothing)
 
@@ -152,8 +157,8 @@ def landlock_abi() -> int:
         return 0
 
 
-def landlock(readable: Iterable[str], listable: Iterable[str] = ()) -> None:
-    """From now on this process and its children reach no file but those below `readable`, for reading only.
+def ruleset(readable: Iterable[str], listable: Iterable[str] = ()) -> int:
+    """Descriptor of a Landlock rule set for `restrict`: no file but those below `readable`, for reading only.
 
     Directories below `listable` may be listed, their files not opened.
 
@@ -164,7 +169,7 @@ def landlock(readable: Iterable[str], listable: Iterable[str] = ()) -> None:
     files = (1 << _LANDLOCK_FS_BITS.get(abi, 16)) - 1
     attributes = struct.pack("<QQQ", files, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = _call("syscall", _LANDLOCK_CREATE, attributes, size, 0)
+    made = _call("syscall", _LANDLOCK_CREATE, attributes, size, 0)
     try:
         wanted = [(p, _READ_FILE | _READ_DIR if os.path.isdir(p) else _READ_FILE) for p in readable]
         for path, rights in wanted + [(p, _READ_DIR) for p in listable]:
@@ -173,13 +178,19 @@ def landlock(readable: Iterable[str], listable: Iterable[str] = ()) -> None:
             except FileNotFoundError:
                 continue
             try:
-                _call("syscall", _LANDLOCK_ADD, ruleset, 1, struct.pack("<Qi", rights, fd), 0)
+                _call("syscall", _LANDLOCK_ADD, made, 1, struct.pack("<Qi", rights, fd), 0)
             finally:
                 os.close(fd)
-        _prctl_no_new_privs()
-        _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
-    finally:
-        os.close(ruleset)
+    except OSError:
+        os.close(made)
+        raise
+    return made
+
+
+def restrict(made: int) -> None:
+    """Put this process and its future children under a rule set, for good."""
+    _prctl_no_new_privs()
+    _call("syscall", _LANDLOCK_RESTRICT, made, 0)
 
 
 # -- seccomp -----------------------------------------------------------------------------------------------------------

@@ -20,13 +20,11 @@ import time
 import traceback
 from typing import Any
 
-from s0.sandbox import bwrap, isolate, paths, trial, wire
+from s0.sandbox import bwrap, conversation, isolate, paths, seccomp, wire
 
 #: how long, in seconds, a confined child or the zygote may take to come up before that is an infrastructure failure
 STARTUP_S = 30.0
 _MODULES = ("_boot.py", "candidate.py", "isolate.py", "seccomp.py", "sql.py", "wire.py")
-#: room the test gets beyond the candidate's own limit: it holds the prompt, the expected and the returned values
-_JUDGE_EXTRA = 512 << 20
 
 
 class Infra(Exception):
@@ -96,14 +94,21 @@ class Judge:
         self.settings = settings
         self.problems: list[str] = []
         self.allowed = paths.allowed() if settings["isolate"] else paths.Allowed([], [])
-        if settings["bwrap"]:
-            try:
-                self.mechanisms = self._start_zygote(settings["bwrap"])
-                self.mechanisms.insert(self.mechanisms.index("seccomp") + 1, "bwrap")
-                return
-            except (Infra, ValueError) as exc:
-                self.problems.append(f"bwrap: {exc}")
-        self.mechanisms = self._start_zygote(None)
+        self.mechanisms = self._start_in_namespaces(settings["bwrap"]) or self._start_zygote(None)
+        self.guard = conversation.Guard(
+            seccomp.Filter(isolate.machine()) if "seccomp" in self.mechanisms else None,
+            isolate.ruleset(*self.allowed) if "landlock" in self.mechanisms else None,
+        )
+
+    def _start_in_namespaces(self, program: str | None) -> list[str]:
+        if program is None:
+            return []
+        try:
+            mechanisms = self._start_zygote(program)
+        except Infra as exc:
+            self.problems.append(f"bwrap: {exc}")
+            return []
+        return [*mechanisms[:2], "bwrap", *mechanisms[2:]]
 
     def _start_zygote(self, bwrap_path: str | None) -> list[str]:
         ours, theirs = socket.socketpair()
@@ -172,7 +177,7 @@ class Judge:
             me = os.getpid()
             pid = os.fork()
             if pid == 0:
-                _converse(me, request, up_r, down_w, result_w, keep=(up_r, down_w, result_w))
+                conversation.hold(self.guard, me, request, up_r, down_w, result_w)
         except OSError as exc:
             raise Infra(f"cannot start a check: {exc}") from None
         finally:
@@ -235,46 +240,3 @@ def _open_database(path: str) -> int:
             os.close(fd)
             raise Infra(f"database {path}: {suffix} file holds unmerged changes; open and close it once with sqlite3")
     return fd
-
-
-def _converse(
-    parent: int, request: dict[str, Any], reader: int, writer: int, result: int, keep: tuple[int, ...]
-) -> None:
-    """The forked child: talk to the candidate, report, end. Never returns."""
-    try:
-        isolate.die_with_parent(parent)
-        low = 3
-        for fd in sorted(keep):
-            os.closerange(low, fd)
-            low = fd + 1
-        os.closerange(low, 4096)
-        if wire.read_frame(reader) != b"ready":
-            os._exit(1)
-        wire.write_frame(result, b"started")
-        memory = _JUDGE_EXTRA + request["memory"]
-        isolate.set_limits(memory, math.ceil(request["timeout_s"]) + 1)
-        if "sql" in request:
-            _query(request, reader, writer, result)
-        else:
-            outcome = trial.judge(trial.Session(reader, writer), request)
-            wire.write_frame(result, json.dumps(outcome).encode())
-    except BaseException:
-        detail = "bug in the judge: " + traceback.format_exc(limit=-3)
-        wire.write_frame(result, json.dumps({"kind": "infra", "detail": detail}).encode())
-    finally:
-        os._exit(0)
-
-
-def _query(request: dict[str, Any], reader: int, writer: int, result: int) -> None:
-    wire.write_frame(writer, wire.dumps({k: request[k] for k in ("sql", "timeout_s", "max_rows", "max_bytes")}))
-    try:
-        # ASCII JSON needs at most six bytes per byte of text
-        payload = wire.read_frame(reader, 6 * request["max_bytes"] + (1 << 16))
-    except wire.WireError as exc:
-        wire.write_frame(result, json.dumps({"kind": "protocol", "detail": str(exc)}).encode())
-        return
-    if payload is None:
-        wire.write_frame(result, json.dumps({"kind": "died", "detail": "ended before answering"}).encode())
-        return
-    wire.write_frame(result, json.dumps({"kind": "rows", "detail": ""}).encode())
-    wire.write_frame(result, payload)

@@ -181,7 +181,7 @@ class Sandbox:
             if worker is not None:
                 worker.close()
                 worker = None
-        raise SandboxError(f"sandbox: {job.name} failed {ATTEMPTS} times: {failure}")
+        raise SandboxError(f"sandbox: {job.name} failed {ATTEMPTS} times: {wire.one_line(failure, 600)}")
 
     def _start(self) -> Worker:
         worker = Worker(self._settings)
@@ -230,9 +230,9 @@ def _sql_result(body: bytes, seconds: float, tier: str) -> SqlResult:
             raise wire.WireError(f"unknown kind {json.dumps(kind)[:40]}")
         if any(len(row) != columns or any(type(v) not in _SQL_TYPES for v in row) for row in rows):
             raise wire.WireError("a row has a wrong shape or type")
-        return SqlResult(kind, columns, rows, str(answer["detail"])[:300], seconds, tier)
+        return SqlResult(kind, columns, rows, wire.one_line(answer["detail"]), seconds, tier)
     except (wire.WireError, TypeError, KeyError) as exc:
-        return SqlResult("protocol", 0, [], f"{type(exc).__name__}: {exc}"[:300], seconds, tier)
+        return SqlResult("protocol", 0, [], wire.one_line(f"{type(exc).__name__}: {exc}"), seconds, tier)
 
 
 _SQL_TYPES = (int, float, str, bytes, type(None))

@@ -25,10 +25,6 @@ class CandidateError(Exception):
     """Raised in the test for an exception of the candidate that has no ordinary built-in class."""
 
 
-def _line(text: object, limit: int = 300) -> str:
-    return " ".join(str(text)[: 4 * limit].split())[:limit]
-
-
 class Session:
     """One conversation with a candidate over two pipes."""
 
@@ -49,11 +45,11 @@ class Session:
                 raise self.abort("died", "ended before answering")
             node = wire.loads(payload)
         except wire.WireError as exc:
-            raise self.abort("protocol", _line(exc)) from None
+            raise self.abort("protocol", wire.one_line(exc)) from None
         if type(node) is not list or len(node) != 2 or type(node[0]) is not int or type(node[1]) is not list:
             raise self.abort("protocol", "malformed answer")
         if node[0] != number:
-            raise self.abort("protocol", f"answer {_line(node[0], 30)} where {number} was expected")
+            raise self.abort("protocol", f"answer {wire.one_line(node[0], 30)} where {number} was expected")
         return node[1]
 
     def load(self, program: str, entry_point: str) -> None:
@@ -68,7 +64,7 @@ class Session:
             raise self.abort("protocol", "malformed answer")
         if body[1] == "KeyError" and body[3].startswith("'"):
             body[3] = f"{body[3]} (is the function defined?)"
-        raise self.abort("memory" if body[1] == "MemoryError" else "error", _line(f"{body[2]}: {body[3]}"))
+        raise self.abort("memory" if body[1] == "MemoryError" else "error", wire.one_line(f"{body[2]}: {body[3]}"))
 
     def _send(self, payload: bytes) -> None:
         try:
@@ -91,9 +87,9 @@ class Session:
             try:
                 return wire.unpack(body[1])
             except wire.WireError as exc:
-                raise self.abort("protocol", _line(exc)) from None
+                raise self.abort("protocol", wire.one_line(exc)) from None
         if body[:1] == ["bad"]:
-            raise self.abort("protocol", _line(body[1:]))
+            raise self.abort("protocol", wire.one_line(body[1:]))
         if body[:1] != ["exc"] or [type(x) for x in body] != [str] * 4:
             raise self.abort("protocol", "malformed answer")
         self.raised = self._rebuild(*body[1:])
@@ -155,7 +151,7 @@ def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
         function(candidate)
         outcome = {"kind": "pass", "detail": ""}
     except Setup as exc:
-        outcome = {"kind": "infra", "detail": _line(exc)}
+        outcome = {"kind": "infra", "detail": wire.one_line(exc)}
     except MemoryError as exc:
         outcome = {"kind": "memory", "detail": "" if exc is session.raised else "while comparing the answer"}
     except BaseException as exc:
@@ -174,7 +170,7 @@ def _outcome(exc: BaseException, session: Session) -> dict[str, str]:
         text = f"(no message: {type(inner).__name__})"
     if exc is session.raised:
         name = getattr(exc, "s0_name", type(exc).__name__)
-        return {"kind": "error", "detail": _line(f"{name}: {text}")}
+        return {"kind": "error", "detail": wire.one_line(f"{name}: {text}")}
     if isinstance(exc, AssertionError):
-        return {"kind": "wrong", "detail": _line(text)}
-    return {"kind": "wrong", "detail": _line(f"the test met {type(exc).__name__}: {text}")}
+        return {"kind": "wrong", "detail": wire.one_line(text)}
+    return {"kind": "wrong", "detail": wire.one_line(f"the test met {type(exc).__name__}: {text}")}

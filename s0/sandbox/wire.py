@@ -43,6 +43,12 @@ class Opaque:
         return f"<{self.name} object>"
 
 
+def one_line(text: object, limit: int = 300) -> str:
+    """Untrusted text for a report: one line of at most `limit` printable characters, no terminal control codes."""
+    words = " ".join(str(text)[: 4 * limit].split())[:limit]
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
 # -- frames ------------------------------------------------------------------------------------------------------------
 
 

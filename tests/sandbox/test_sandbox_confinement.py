@@ -13,9 +13,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from sandbox_help import attack
+from sandbox_help import PROMPT, attack, increment
 
-from s0.sandbox import Sandbox
+from s0.sandbox import PythonCheck, Sandbox
 
 
 def _if_works(attempt: str) -> str:
@@ -379,3 +379,47 @@ def _descendants(pid: int) -> set[int]:
 def test_threads_of_the_tests_are_left_alone() -> None:
     """The suite itself leaks no dispatcher: they belong to sandboxes still open."""
     assert all(t.daemon for t in threading.enumerate() if t.name == "s0-sandbox")
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "open({p!r}, 'w')",
+        "open({p!r} + '/../victim').read()",
+        "__import__('os').fork()",
+        "__import__('socket').socket()",
+        "__import__('os').kill(__import__('os').getppid(), 15)",
+        "__import__('os').system('true') and 1/0",
+    ],
+)
+def test_the_test_code_is_confined_too(auto: Sandbox, attempt: str, tmp_path: Path) -> None:
+    """Trusted with the verdict, not with the machine."""
+    (tmp_path / "victim").write_text("x")
+    (tmp_path / "d").mkdir()
+    test = f"def check(f):\n    f(1)\n    {attempt.format(p=str(tmp_path / 'd'))}\n"
+    verdict = auto.check(PythonCheck(PROMPT, "    return x\n", test, "f"))
+    assert verdict.kind == "wrong"
+    assert "Error" in verdict.detail
+    assert not list((tmp_path / "d").iterdir())
+
+
+def test_details_carry_no_control_codes(auto: Sandbox) -> None:
+    verdict = auto.check(increment("    raise ValueError('\\x1b[2J\\x07\\ud800\\u202eabc' + 'x' * 100000)\n"))
+    assert verdict.kind == "error"
+    assert verdict.detail.isprintable()
+    assert len(verdict.detail) <= 300
+
+
+def test_many_checks_leak_no_descriptors(sandbox: Sandbox) -> None:
+    bad = [increment(c) for c in ("    return x + 1\n", "    import os; os._exit(1)\n", "    return 'x' * (9 << 20)\n")]
+    sandbox.map(bad)
+    if os.geteuid():
+        pytest.skip("only root may look into the judges: they hide from everybody else")
+    before = _open_descriptors()
+    sandbox.map(bad * 30)
+    assert _open_descriptors() == before
+
+
+def _open_descriptors() -> int:
+    """Over this process and all below it."""
+    return sum(len(os.listdir(f"/proc/{p}/fd")) for p in {os.getpid(), *_descendants(os.getpid())})

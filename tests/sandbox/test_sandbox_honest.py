@@ -63,7 +63,7 @@ HONEST = {
     datetime.datetime(2020, 1, 1, tzinfo=ZoneInfo('UTC'))
     return x + 1
 """,
-    "locale_and_time": "    import time, locale\n    time.strftime('%c'); time.localtime(); locale.getlocale()\n    return x + 1\n",
+    "locale_and_time": "    import time, locale\n    time.strftime('%c'); locale.getlocale()\n    return x + 1\n",
     "cpu_count": "    import os, platform\n    os.cpu_count(); os.getcwd(); platform.system()\n    return x + 1\n",
     "random_numbers": """    import random, secrets, uuid, os
     random.random(); secrets.token_hex(); uuid.uuid4(); os.urandom(4)

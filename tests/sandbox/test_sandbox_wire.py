@@ -30,7 +30,7 @@ def _random_value(rng: random.Random, depth: int = 0) -> Any:
     if kind is dict:
         return {i: v for i, v in enumerate(items)}  # noqa: C416
     if kind == "set":
-        return frozenset(v for v in items if type(v) in (int, str, bytes))
+        return frozenset(v for v in items if type(v) is int)
     return kind(items)
 
 
