@@ -28,9 +28,11 @@ INSTRUCTION = "Solve this math problem step by step. End with the answer after #
 
 # A comma groups three digits or the token is not a number; the look-arounds keep 1,23 and 1.2.3 from being read in part.
 _NUMBER = re.compile(
-    r"(?<![\d.,])(?P<sign>[-+−–]?)\s*(?:[$€£¥₹]\s*)?(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<decimals>\.\d+)?"
+    r"(?<![\d.,])(?P<sign>[-+−–]?)(?:[$€£¥₹]\s*)?(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<decimals>\.\d+)?"
     r"(?![\d]|[.,]\d)(?:\s*/\s*(?P<divisor>\d+)(?![\d.,]\d))?(?:\s+(?P<scale>thousand|million|billion)\b)?"
 )
+#: characters of the longest number read; Python refuses to convert very long ones
+MAX_LENGTH = 100
 _SCALE = {None: 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 # What follows the number where the line offers no single one: "5 or 6", "5 boys and 6 girls", "5-6", "2^5", "1 234".
 _HEDGE = re.compile(r"\s*(?:(?:[A-Za-z]+\s+)?(?:or|and|to|[-–—,;])|[:x×*^+/])?\s*[$€£¥₹]?\s*[-−]?\d", re.IGNORECASE)
@@ -51,12 +53,14 @@ def _match(text: str, start: int = 0) -> re.Match[str] | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > MAX_LENGTH:
+        return None
     number = Fraction((match["whole"] or "0").replace(",", "") + (match["decimals"] or ""))
     if match["divisor"] is not None:
         if int(match["divisor"]) == 0:
             return None
         number /= int(match["divisor"])
-    return number * _SCALE[match["scale"]] * (-1 if match["sign"] in ("-", "−", "–") and match["sign"] else 1)
+    return number * _SCALE[match["scale"]] * (-1 if match["sign"] in ("-", "−", "–") else 1)
 
 
 def extract_answer(text: str) -> tuple[Fraction | None, str]:
@@ -67,7 +71,8 @@ def extract_answer(text: str) -> tuple[Fraction | None, str]:
     as the published evaluation does; the second value then says so.
     """
     for line in re.findall(r"####([^\n]*)", text):
-        plain = _clean(line.rpartition("=")[2] if "=" in line else line)
+        # After the marker a detached minus is a sign ("- 7"); elsewhere it is a subtraction ("12 - 7").
+        plain = re.sub(r"^\s*([-−–])\s+", r"\1", _clean(line.rpartition("=")[2]))
         match = _match(plain)
         if match:
             return (None if _HEDGE.match(plain, match.end()) else _value(match)), "####"

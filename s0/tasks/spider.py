@@ -176,6 +176,8 @@ class Spider(Benchmark):
         label, where = f"{self.match} match", f"on {file.name}"
         if predicted.kind != "ok":
             return Verdict(predicted.kind, f"{label}: {predicted.detail} {where}", seconds, predicted.tier)
+        if predicted.columns == 0:
+            return Verdict("wrong", f"{label}: the answer holds no query", seconds, predicted.tier)
         try:
             if self.match == "set":
                 same = same_set(gold.rows, predicted.rows)
