@@ -7,6 +7,7 @@ jobs queue up, each worker proving itself (`selftest.py`) before its first answe
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import threading
@@ -50,7 +51,7 @@ class Sandbox:
     ):
         if workers is not None and workers < 1:
             raise SandboxError(f"sandbox.workers={workers}: must be at least 1, or null for one per CPU")
-        if not timeout_s > 0:
+        if not 0 < timeout_s < math.inf:
             raise SandboxError(f"sandbox.timeout_s={timeout_s}: must be a positive number of seconds")
         if memory_mb < 128:
             raise SandboxError(f"sandbox.memory_mb={memory_mb}: must be at least 128 for the interpreter to start")
@@ -64,6 +65,7 @@ class Sandbox:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._unfinished = 0
         self._closed = False
         self._tier: str | None = None
@@ -128,6 +130,11 @@ class Sandbox:
             thread.join()
 
     def _enqueue(self, job: _Job) -> Future:
+        limit = getattr(job.work, "timeout_s", None)
+        if limit is not None and not 0 < limit < math.inf:
+            raise SandboxError(f"sandbox: timeout_s={limit}: must be a positive number of seconds, or null")
+        if os.getpid() != self._pid:
+            raise SandboxError("sandbox: was made by another process; threads do not survive a fork, create one here")
         with self._lock:
             if self._closed:
                 raise SandboxError("sandbox: is closed; create a new one")

@@ -268,3 +268,43 @@ def test_imports_neither_torch_nor_its_friends() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
     )
     assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_impossible_time_limit_of_one_check(auto: Sandbox, limit: float) -> None:
+    with pytest.raises(SandboxError, match="timeout_s"):
+        auto.submit(increment("    return x + 1\n", timeout_s=limit))
+
+
+def test_forgotten_close_neither_hangs_nor_leaves_processes(tmp_path: Path) -> None:
+    """An interpreter that ends without closing its sandbox, a check still running."""
+    code = f"""
+        import os, subprocess, time
+        from s0.sandbox import PythonCheck, Sandbox
+        sandbox = Sandbox(workers=2, timeout_s=600)
+        sandbox.tier
+        sandbox.submit(PythonCheck({PROMPT!r}, "    while True: pass\\n", {TEST!r}, "f"))
+        time.sleep(0.3)
+        print(*[l.split()[0] for l in subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True)
+            .stdout.splitlines() if l.endswith("judge " + str(os.getpid()))])
+    """
+    env = {**os.environ, "PYTHONPATH": str(Path(selftest.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env, check=True
+    )
+    judges = {int(p) for p in done.stdout.split()}
+    assert judges
+    assert _gone(judges)
+
+
+def test_forked_child_is_refused_instead_of_waiting_for_ever(auto: Sandbox) -> None:
+    assert auto.check(GOOD).passed
+    pid = os.fork()
+    if pid == 0:
+        try:
+            auto.check(GOOD)
+        except SandboxError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
