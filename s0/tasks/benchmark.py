@@ -28,9 +28,10 @@ class Benchmark(Task):
         self.path: str | None = self.config.get("path")
         self.hub_id: str | None = self.config.get("hub_id")
         self.hub_revision: str | None = self.config.get("hub_revision")
-        self.timeout_s = float(self.config.get("grading_timeout_s") or 3.0)
-        if not 0 < self.timeout_s < float("inf"):
-            raise ConfigError(f"task.grading_timeout_s={self.timeout_s}: must be a positive number of seconds")
+        timeout = self.config.get("grading_timeout_s", 3.0)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+            raise ConfigError(f"task.grading_timeout_s={timeout!r}: must be a positive number of seconds")
+        self.timeout_s = float(timeout)
         self._limits = {key: self._count(key) for key in ("n_train", "n_eval")}
         self._parts: dict[Part, list[Problem]] | None = None
         #: where the problems came from and how they were split, for the record (known once they are loaded)

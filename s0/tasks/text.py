@@ -14,8 +14,9 @@ def strip_thinking(text: str) -> str:
     A lone `</think>` closes a block that the chat template opened in the prompt, so everything before the last one is
     thinking. An unclosed `<think>` means that the model never came to an answer: what precedes it is kept.
     """
-    text = _THINK_BLOCK.sub("", text)
-    text = text.rpartition("</think>")[2]
+    # Blocks are looked for before the last closing tag only: behind it, every unclosed tag would be a scan to the end.
+    head, tag, tail = text.rpartition("</think>")
+    text = _THINK_BLOCK.sub("", head + tag).rpartition("</think>")[2] + tail
     return text.partition("<think>")[0].lstrip("\r\n")
 
 
@@ -34,9 +35,10 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
         if match is None:
             continue
         if start is None:
-            before, after = "\n".join(lines[:number]), "\n".join(lines[number + 1 :])
-            if not blocks and not match[3] and before.strip() and not after.strip():
-                return [("", before + "\n")]
+            if not blocks and not match[3] and not "".join(lines[number + 1 :]).strip():
+                before = "\n".join(lines[:number])
+                if before.strip():
+                    return [("", before + "\n")]
             start, indent, marker, info = number + 1, match[1], match[2], match[3].lower()
         elif match[2].startswith(marker) and not match[3]:
             blocks.append((info, _block(lines[start:number], indent)))
@@ -65,9 +67,10 @@ def strip_fences(text: str, prefer: str | None = None) -> str:
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last complete `\boxed{...}` or `\fbox{...}` (also `\boxed 7`); None where there is none."""
-    for match in reversed(list(re.finditer(r"\\f?boxed\s*(\{|(?=\S))", text))):
+    closing = _matching_braces(text)
+    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?=\S))", text))):
         if match[1]:
-            end = _closing_brace(text, match.end())
+            end = closing.get(match.end() - 1)
             if end is not None:
                 return text[match.end() : end].strip()
         else:
@@ -77,16 +80,13 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one just before `start`; an escaped brace does not count."""
-    depth, position = 1, start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position
-        position += 1
-    return None
+def _matching_braces(text: str) -> dict[int, int]:
+    """Index of every opening brace that is closed -> index of its closing brace; escaped braces do not count."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing

@@ -151,7 +151,15 @@ def test_attack_huge_numbers_are_values_not_crashes():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1,625", 1625), ("-24", -24), ("22.50", Fraction(45, 2)), ("$18", 18), ("12 apples", None), ("", None), ("1,23", None)],
+    [
+        ("1,625", 1625),
+        ("-24", -24),
+        ("22.50", Fraction(45, 2)),
+        ("$18", 18),
+        ("12 apples", None),
+        ("", None),
+        ("1,23", None),
+    ],
 )
 def test_parse_number(text, value):
     assert parse_number(text) == value

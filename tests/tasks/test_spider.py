@@ -153,7 +153,7 @@ def test_attack_no_query_does_not_equal_an_empty_result(sandbox, match):
     task = make_task("spider", {"path": str(DATA), "match": match})
     problem = find(task, "SELECT count(*) FROM book")
     problem = replace(problem, reference="SELECT title FROM book WHERE pages > 100000")
-    texts = ["", "-- SELECT", "```sql\n```", "SELECT name FROM author WHERE 0"]
+    texts = ["", "-- nothing", "```sql\n```", "SELECT name FROM author WHERE 0"]
     verdicts = task.grade_many([GradingItem(problem, text) for text in texts], sandbox)
     assert [v.kind for v in verdicts[:2]] == ["wrong", "wrong"]
     assert [v.passed for v in verdicts] == [False, False, False, True]
