@@ -141,16 +141,35 @@ def _check_mask(mask: Tensor) -> None:
 
 
 def check_continuation(cache: Any, layer: int) -> None:
-    """Raise S0Error if a layer's cache ends in right pads: they would sit in the convolution's window of this call.
-
-    Right pads are remembered on the cache layer when they pass, so that decoding steps need no look at the mask.
-    """
-    held = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
-    if getattr(held, "s0_right_padded", False):
+    """Raise S0Error if a layer's cache ends in right pads: they would sit in the convolution's window of this call."""
+    if getattr(_cache_layer(cache, layer), "s0_right_padded", False):
         raise S0Error(
             "past_key_values: the cache ends in right pads, which a recurrent layer cannot skip when it continues; "
             'pad on the left (tokenizer.padding_side = "left")'
         )
+
+
+def _cache_layer(cache: Any, layer: int) -> Any:
+    return cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
+
+
+def _remember_pads(held: Any, mask: Tensor | None) -> None:
+    """Note on a cache layer what this call's mask [batch, length] leaves behind, so that later calls (decoding steps above
+    all) need no look at any mask. `s0_started`: rows that have had a token (None: all). Raises S0Error for left pads of a
+    row that has."""
+    if held is None:
+        return
+    if mask is None:
+        held.s0_started = None
+        return
+    before = getattr(held, "s0_started", None)
+    if not (held.has_previous_state[0] and held.is_conv_states_initialized[0]):
+        before = torch.zeros_like(mask[:, 0])
+    elif before is None or before.shape[0] != mask.shape[0]:
+        before = torch.ones_like(mask[:, 0])
+    _check_mask(torch.cat([(before | mask[:, 0])[:, None], mask], 1))
+    held.s0_started = before | mask.any(1)
+    held.s0_right_padded = bool((held.s0_started & ~mask[:, -1]).any())
 
 
 class _Pads:
@@ -172,6 +191,7 @@ class _Pads:
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
             check_continuation(cache, layer)
             self.mask = _local_mask(mask, hidden.shape[1])
+            _remember_pads(_cache_layer(cache, layer), self.mask)
             if self.mask is None:
                 return
             if self.layout.padding_refused:
@@ -179,11 +199,7 @@ class _Pads:
                     f"attention_mask: {self.layout.family.name} cannot be exact with pads ({self.layout.padding_refused}); "
                     'run prompts of equal length together, or padding="legacy" to accept the error'
                 )
-            if layer == self.layout.layers[0]:
-                _check_mask(self.mask)
             decay = self.layout.family.pad_decay(mixer)
-            if cache is not None and layer < len(cache.layers):
-                cache.layers[layer].s0_right_padded = not bool(self.mask[:, -1].all())
             if decay is not None:
                 _undo_decay(cache, layer, decay, self.mask, len(self.layout.shapes[layer]))
 

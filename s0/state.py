@@ -8,6 +8,8 @@ fields, among them alpha and normalize), `meta.json` (`arch`, `recurrent_layers`
 from __future__ import annotations
 
 import json
+import math
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +49,7 @@ class InitialState:
         if not self.tensors:
             raise S0Error("InitialState.tensors={}: a state needs at least one layer")
         fixed = {
-            int(i): t.detach().to(device="cpu", dtype=torch.float32).contiguous()
+            int(i): t.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
             for i, t in sorted(self.tensors.items(), key=lambda kv: int(kv[0]))
         }
         for i, t in fixed.items():
@@ -169,14 +171,7 @@ class InitialState:
         folder = Path(folder)
         meta = _read_json(folder / "meta.json")
         config = _read_json(folder / "config.json")
-        if (folder / "states.safetensors").exists():
-            from safetensors.torch import load_file
-
-            raw = load_file(str(folder / "states.safetensors"))
-        elif (folder / "states.pt").exists():
-            raw = torch.load(folder / "states.pt", map_location="cpu", weights_only=True)
-        else:
-            raise S0Error(f"{folder}: no states.safetensors (or states.pt); give a folder written by save()")
+        raw = _read_tensors(folder)
         try:
             tensors = {int(k): torch.as_tensor(v) for k, v in raw.items()}
         except (ValueError, AttributeError) as error:
@@ -202,6 +197,8 @@ class InitialState:
             from s0.architectures import DEFAULT_ALPHA
 
             alpha = layout.family.default_alpha if layout else DEFAULT_ALPHA.get(architecture, 1.0)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise S0Error(f"{folder}/config.json: alpha={alpha!r} must be a finite number, or null for the default")
         normalize = bool(config.pop("normalize", False))
         kept = {k: v for k, v in meta.items() if k not in ("arch", "recurrent_layers", "state_shape", "format_version")}
         state = cls(tensors, architecture, float(alpha), normalize, config, kept)
@@ -225,6 +222,34 @@ class InitialState:
         from s0.hub import fetch
 
         return cls.load(fetch(repo_or_dir, revision=revision, api=api), layout)
+
+
+def _read_tensors(folder: Path) -> dict[Any, Any]:
+    """Tensors of the state file, safetensors first; code in an older pickle is never run (`weights_only`)."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for path in (folder / "states.safetensors", folder / "states.pt"):
+        if not path.exists():
+            continue
+        try:
+            if path.suffix == ".pt":
+                return dict(torch.load(path, map_location="cpu", weights_only=True))
+            return load_file(str(path))
+        except (
+            SafetensorError,
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise S0Error(
+                f"{path}: not a readable state file ({type(error).__name__}); it is torn or holds more than tensors: "
+                "fetch or save it again"
+            ) from error
+    raise S0Error(f"{folder}: no states.safetensors (or states.pt); give a folder written by save()")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

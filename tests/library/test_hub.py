@@ -84,9 +84,9 @@ def test_second_push_replaces_and_old_revision_stays(hub, state, layout):
 def test_private_repository_needs_the_token(hub, state):
     state.push_to_hub("me/secret", MODEL, private=True, api=_api(hub))
     assert hub.repos["me/secret"].private
-    _same(InitialState.from_pretrained("me/secret", api=_api(hub)), state)
     with pytest.raises(S0Error, match="me/secret"):
         InitialState.from_pretrained("me/secret", api=HfApi(endpoint=hub.url, token=False))
+    _same(InitialState.from_pretrained("me/secret", api=_api(hub)), state)
 
 
 def test_push_without_login_is_one_line(hub, state):
