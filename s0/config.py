@@ -232,7 +232,8 @@ METHODS: dict[str, tuple[type, dict[str, Any]]] = {
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    method: Any = field(default_factory=S0Method)
+    #: one of the schemas of METHODS (no default: a structured one could not be replaced by another)
+    method: Any = "???"
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sandbox: SandboxSettings = field(default_factory=SandboxSettings)
