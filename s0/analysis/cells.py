@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from s0.errors import DataError
 from s0.records import Record
-from s0.report.aggregate import Row, aggregate
+from s0.report.aggregate import Row, aggregate, alpha_text
 
 LAYER_GROUPS = ("early", "middle", "late", "all")
 
@@ -29,10 +30,13 @@ def method_setting(record: Record, name: str) -> Any:
 
 
 def single_row(records: Sequence[Record], what: str) -> Row:
-    """The one row these records form. Raises ValueError where they are several cells: they must not be averaged."""
+    """The one row these records form. Raises DataError where they are several cells: they must not be averaged."""
     rows = aggregate(records)
     if len(rows) != 1:
-        raise ValueError(f"{what}: records form {len(rows)} cells ({', '.join(r.label for r in rows)}); separate them")
+        raise DataError(
+            f"{what}: records form {len(rows)} cells ({', '.join(r.label for r in rows)}) that must not be averaged; "
+            "keep them in folders of their own, or remove those of an older setting"
+        )
     return rows[0]
 
 
@@ -77,7 +81,7 @@ def scaling(records: Sequence[Record]) -> list[tuple[str, int, Row]]:
 
 def alpha_curve(records: Sequence[Record]) -> list[tuple[float, Row]]:
     """(alpha, row) for fixed alphas in increasing order; cells whose alpha was chosen automatically are left out."""
-    fixed = [r for r in records if r.method == "s0" and r.alpha is not None and r.training.alpha_source != "auto"]
+    fixed = [r for r in records if r.method == "s0" and r.alpha is not None and alpha_text(r) != "auto"]
     groups = by(fixed, lambda r: float(r.alpha or 0.0))
     return [(alpha, single_row(groups[alpha], f"alpha={alpha:g}")) for alpha in sorted(groups)]
 

@@ -115,7 +115,7 @@ def method_label(record: Record) -> str:
 
 def alpha_text(record: Record) -> str:
     """The alpha that defines the cell: "auto" where every seed chose its own on training problems."""
-    if record.training.alpha_source == "auto":
+    if record.training.alpha_source == "auto" or record.config.get("method", {}).get("alpha") == "auto":
         return "auto"
     return "" if record.alpha is None else f"{record.alpha:g}"
 
@@ -223,7 +223,8 @@ def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
     )
     base = [100 * r.baseline.accuracy for r in ok if r.baseline is not None]
     row = replace(row, base=stats.mean_std(base))
-    both = [r for r in ok if r.baseline is not None and r.tuned is not None]
+    # "none" tunes nothing: its evaluation is the baseline itself
+    both = [r for r in ok if r.baseline is not None and r.tuned is not None and r.method != "none"]
     if not both:
         return row
     before = [100 * r.baseline.accuracy for r in both if r.baseline is not None]

@@ -32,6 +32,9 @@ _LATEX = {
     ">": r"\textgreater{}",
     "–": "--",
     "·": r"$\cdot$",
+    "Δ": r"$\Delta$",
+    "∥": r"$\|$",
+    "…": r"\dots{}",
 }
 
 
@@ -123,17 +126,27 @@ def latex(table: Table, *, caption: bool = False, label: str = "") -> str:
     def render(line: Sequence[str]) -> str:
         return " & ".join(_signed(latex_escape(c)) for c in line) + r" \\"
 
-    body = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", render(table.columns), r"\midrule"]
+    heads = " & ".join(_stacked(c, "r" if i in table.numeric else "l") for i, c in enumerate(table.columns)) + r" \\"
+    body = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", heads, r"\midrule"]
     body += [render(r) for r in table.rows] + [r"\bottomrule", r"\end{tabular}"]
     if not caption:
         return "\n".join(body) + "\n"
     notes = " ".join(latex_escape(n) for n in table.notes)
-    # shrink a wide table to the text width, leave a narrow one alone
-    fit = [r"\begin{adjustbox}{max width=\textwidth}", *body, r"\end{adjustbox}"]
+    # \fittable (defined by the paper) shrinks a wide table to the text width and leaves a narrow one alone
+    fit = [r"\fittable{%", *body, r"}"]
     head = [r"\begin{table}[tbp]", r"\centering", r"\small", rf"\caption{{{latex_escape(table.title)}}}"]
     head += [rf"\label{{{label}}}"] if label else []
     tail = [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {notes}}}"] if notes else []
     return "\n".join([*head, *fit, *tail, r"\end{table}"]) + "\n"
+
+
+def _stacked(head: str, side: str) -> str:
+    """A long column head on two lines, broken at the space nearest its middle: numbers are narrower than words."""
+    spaces = [i for i, ch in enumerate(head) if ch == " "]
+    if len(head) < 9 or not spaces:
+        return latex_escape(head)
+    cut = min(spaces, key=lambda i: abs(i - len(head) / 2))
+    return rf"\shortstack[{side}]{{{latex_escape(head[:cut])}\\{latex_escape(head[cut + 1 :])}}}"
 
 
 def _signed(text: str) -> str:

@@ -10,7 +10,7 @@ from synthetic import bits, record
 
 from s0.analysis.cells import alpha_curve, best_alpha, data_efficiency, layer_ablation, scaling
 from s0.analysis.results import AnalysisResult, find_results, read_result, write_result
-from s0.errors import StoreError
+from s0.errors import DataError, StoreError
 from s0.records import TrainingSummary
 
 BASE = bits("1100000000")
@@ -56,7 +56,7 @@ def test_best_alpha_of_an_inverted_u() -> None:
 
 
 def test_attack_two_cells_are_never_averaged_into_one_point() -> None:
-    with pytest.raises(ValueError, match="2 cells"):
+    with pytest.raises(DataError, match="2 cells"):
         layer_ablation([s0_record(layers="all", lr=1e-3), s0_record(seed=1, layers="all", lr=1e-2)])
 
 

@@ -1,0 +1,83 @@
+"""Cells that tables share: what was published, what a row of records gives, what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from s0.report.aggregate import Row
+from s0.report.formats import MISSING, number, p_text, spread
+from s0.report.paper.context import NOT_RUN
+from s0.stats import MeanStd
+
+
+def published_spread(row: Mapping[str, str] | None, value: str, std: str, sign: bool = False) -> str:
+    """`mean ± std` from a published line; the missing sign where it was not published."""
+    if row is None or not row.get(value):
+        return MISSING
+    deviation = float(row[std]) if row.get(std) else math.nan
+    return spread(MeanStd(float(row[value]), deviation, 0), sign=sign)
+
+
+def accuracy(row: Row | None) -> str:
+    return _measured(row, spread(row.tuned)) if row else NOT_RUN
+
+
+def base(row: Row | None) -> str:
+    if row is None or not row.base.n:
+        return NOT_RUN
+    return spread(row.base) if row.base.std > 0 else number(row.base.mean)
+
+
+def delta(row: Row | None) -> str:
+    return _measured(row, spread(row.delta, sign=True)) if row else NOT_RUN
+
+
+def interval(row: Row | None) -> str:
+    if row is None:
+        return NOT_RUN
+    if math.isnan(row.interval.low):
+        return MISSING
+    return f"[{number(row.interval.low, sign=True)}, {number(row.interval.high, sign=True)}]"
+
+
+def control(row: Row | None) -> str:
+    if row is None:
+        return NOT_RUN
+    return spread(row.control, sign=True) if row.control.n else MISSING
+
+
+def welch_p(row: Row | None) -> str:
+    return p_text(row.welch_p) if row else NOT_RUN
+
+
+def paired_p(row: Row | None) -> str:
+    return p_text(row.paired_p) if row else NOT_RUN
+
+
+def seeds(row: Row | None) -> str:
+    return str(row.n_seeds) if row else NOT_RUN
+
+
+def broken(row: Row | None) -> str:
+    return _measured(row, number(row.broken.mean)) if row else NOT_RUN
+
+
+def _measured(row: Row, text: str) -> str:
+    """A cell whose every run failed says so instead of looking measured."""
+    return text if row.delta.n else (row.status_text or MISSING)
+
+
+def row_notes(rows: Sequence[Row | None]) -> list[str]:
+    """What a reader of reproduced numbers has to know: shared baselines, runs that did not finish."""
+    known = [r for r in rows if r is not None]
+    notes = []
+    if any(r.shared_baseline for r in known):
+        notes.append(
+            "Seeds of one model share one greedy baseline, so Welch's baseline sample is one number repeated; paired p (a "
+            "one-sample test of per-seed deltas) and the bootstrap interval over seeds and problems are the ones to go by."
+        )
+    lost = sum(n for r in known for status, n in r.status.items() if status != "ok")
+    if lost:
+        notes.append(f"{lost} run(s) did not finish; they enter no average.")
+    return notes

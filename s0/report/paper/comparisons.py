@@ -1,0 +1,267 @@
+"""Tables 1-3 and 5: methods against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from s0 import stats
+from s0.analysis.cells import layer_ablation, method_setting
+from s0.records import Record
+from s0.report.aggregate import Row, method_label
+from s0.report.formats import MISSING, Table, number, p_text, spread
+from s0.report.paper import columns as c
+from s0.report.paper.context import EMBEDDED, NOT_RUN, STAND_IN, Built, Context, method_name, model_name
+
+EMBEDDED_NOTE = "Embedded: the tiny stand-in on minieval; it repeats the protocol, not the published numbers."
+
+
+def _pairs(ctx: Context, experiment: str, model: str, label: str) -> list[tuple[Row | None, Row | None]]:
+    """(reproduced, embedded) rows of one published line; more than one where records hold several settings."""
+    real = ctx.rows(experiment, model, label)
+    tiny = ctx.rows(experiment, STAND_IN[model], label) if model in STAND_IN else []
+    n = max(len(real), len(tiny), 1)
+    return [(real[i] if i < len(real) else None, tiny[i] if i < len(tiny) else None) for i in range(n)]
+
+
+def labels_of(records: Iterable[Record], known: Sequence[str]) -> list[str]:
+    """Published labels first, then those only the records have."""
+    found = dict.fromkeys(method_label(r) for r in records)
+    return [*known, *(label for label in found if label not in known and label != "none")]
+
+
+def _name(label: str, row: Row | None) -> str:
+    return method_name(row.label if row else label)
+
+
+def table1(ctx: Context) -> Built:
+    """HumanEval main results on both architectures."""
+    experiment = "table1_main"
+    lines, seen = [], []
+    built = Built()
+    for model, known in (
+        ("qwen35_4b", ("s0", "lora_r24", "state_offset")),
+        ("falcon_h1_7b", ("s0", "lora_r24")),
+    ):
+        members = [*ctx.of(experiment, model), *ctx.of(experiment, STAND_IN[model])]
+        base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
+        first = _pairs(ctx, experiment, model, "s0")[0]
+        lines.append(
+            (
+                *(model_name(model), "baseline", c.published_spread(base, "accuracy_pct", "accuracy_std"), MISSING),
+                *(c.base(first[0]), MISSING, c.base(first[1]), MISSING, MISSING, MISSING, MISSING, MISSING),
+            )
+        )
+        for label in labels_of(members, known):
+            row = ctx.published_row("summary", model=model, task="humaneval", method=label)
+            for real, tiny in _pairs(ctx, experiment, model, label):
+                seen += [real, tiny]
+                lines.append(
+                    (
+                        model_name(model),
+                        _name(label, tiny or real),
+                        c.published_spread(row, "accuracy_pct", "accuracy_std"),
+                        c.published_spread(row, "delta_pp", "delta_std", sign=True),
+                        c.accuracy(real),
+                        c.delta(real),
+                        c.accuracy(tiny),
+                        c.delta(tiny),
+                        c.interval(tiny),
+                        c.control(tiny),
+                        c.paired_p(tiny),
+                        c.seeds(tiny),
+                    )
+                )
+        built.macros |= _macros(ctx, experiment, model)
+    names = (
+        "model",
+        "method",
+        "published %",
+        "published Δ",
+        "reproduced %",
+        "reproduced Δ",
+        "embedded %",
+        "embedded Δ",
+    )
+    table = Table(
+        "HumanEval, greedy pass@1 on the held-out problems: published, reproduced, and the embedded stand-ins",
+        (*names, "95% CI", "control Δ", "paired p", "seeds"),
+        tuple(lines),
+        (
+            f"{EMBEDDED_NOTE} Stand-ins: {', '.join(f'{model_name(k)} by {v}' for k, v in STAND_IN.items())}. "
+            "Δ in percentage points, mean ± std (ddof 1) over seeds. Last four columns: embedded. "
+            "Control: a random state with the same norm per layer.",
+            *c.row_notes(seen),
+        ),
+        frozenset(range(2, 12)),
+    )
+    built.tables["table1_main"] = table
+    return built
+
+
+#: model -> the part of a macro name that stands for it
+_MACRO = {"qwen35_4b": "Qwen", "falcon_h1_7b": "Falcon", "tiny_gdn": "TinyGdn", "tiny_mamba2": "TinyMamba"}
+
+
+def _macros(ctx: Context, experiment: str, model: str) -> dict[str, str]:
+    macros = {}
+    for label, name in (("s0", "Szero"), ("lora_r24", "Lora"), ("state_offset", "Offset")):
+        row = ctx.published_row("summary", model=model, task="humaneval", method=label)
+        macros[f"pub{_MACRO[model]}{name}Delta"] = c.published_spread(row, "delta_pp", "delta_std", sign=True)
+        macros[f"pub{_MACRO[model]}{name}"] = c.published_spread(row, "accuracy_pct", "accuracy_std")
+        for m in (model, STAND_IN[model]):
+            found = ctx.rows(experiment, m, label)
+            # several settings of one method have no one number for the text
+            single = found[0] if len(found) == 1 else None
+            macros[f"rep{_MACRO[m]}{name}Delta"] = c.delta(single)
+            macros[f"rep{_MACRO[m]}{name}"] = c.accuracy(single)
+            if label == "s0":
+                macros[f"rep{_MACRO[m]}Base"] = c.base(single)
+                macros[f"rep{_MACRO[m]}Control"] = c.control(single)
+                macros[f"rep{_MACRO[m]}Interval"] = c.interval(single)
+                macros[f"rep{_MACRO[m]}Seeds"] = c.seeds(single)
+    base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
+    macros[f"pub{_MACRO[model]}Base"] = c.published_spread(base, "accuracy_pct", "accuracy_std")
+    return macros
+
+
+def _deltas(records: Sequence[Record]) -> dict[int, float]:
+    """seed -> delta (pp) of finished records."""
+    return {r.seed: r.delta_pp for r in records if r.status == "ok" and r.tuned is not None and r.baseline is not None}
+
+
+def table2(ctx: Context) -> Built:
+    """LoRA at matched parameter budgets against S0."""
+    experiment, model = "table2_matched_lora", "qwen35_4b"
+    members = [*ctx.of(experiment, model), *ctx.of(experiment, STAND_IN[model])]
+    lines, seen = [], []
+    for label in labels_of(members, ("lora_r24", "lora_r48", "lora_r64", "s0")):
+        params = ctx.published_row("parameters", model=model, method=label)
+        row = ctx.published_row("summary", model=model, task="humaneval", method=label)
+        rank = label.removeprefix("lora_r")
+        per_seed = ctx.published_values("humaneval_lora_per_seed", "delta_pp", rank=rank)
+        published = c.published_spread(row, "delta_pp", "delta_std", sign=True)
+        negative = f"{sum(d < 0 for d in per_seed)} of {len(per_seed)}" if per_seed else MISSING
+        cells = []
+        for m in (model, STAND_IN[model]):
+            own = [r for r in members if r.model == m and method_label(r) == label]
+            found = ctx.aggregate(own)
+            seen += found
+            deltas = _deltas(own) if len(found) == 1 else {}
+            one = found[0] if len(found) == 1 else None
+            trainable = max((int(r.method_info.get("trainable_params", 0)) for r in own), default=0)
+            cells += [
+                f"{trainable:,}" if own else NOT_RUN,
+                c.delta(one) if len(found) < 2 else "several settings",
+                f"{sum(d < 0 for d in deltas.values())} of {len(deltas)}" if deltas else NOT_RUN,
+            ]
+        budget = f"{params['trainable_m']} M" if params else MISSING
+        lines.append((method_name(label), budget, published, negative, *cells))
+    heads = [f"{kind} {what}" for kind in ("reproduced", "embedded") for what in ("params", "Δ", "negative")]
+    table = Table(
+        "Parameter-matched LoRA against S0: delta in percentage points and seeds that lost accuracy",
+        ("method", "published params", "published Δ", "published negative", *heads),
+        tuple(lines),
+        (EMBEDDED_NOTE, *c.row_notes(seen)),
+        frozenset(range(1, 10)),
+    )
+    return Built({"table2_matched_lora": table})
+
+
+def table3(ctx: Context) -> Built:
+    """S0 against state-offset on the same seeds, paired."""
+    experiment, model = "table3_offset", "qwen35_4b"
+    s0 = ctx.published_row("summary", model=model, task="humaneval", method="s0_paired_rerun")
+    offset = ctx.published_row("summary", model=model, task="humaneval", method="state_offset")
+    published = {
+        "S0": c.published_spread(s0, "delta_pp", "delta_std", sign=True),
+        "state-offset": c.published_spread(offset, "delta_pp", "delta_std", sign=True),
+    }
+    by_model: dict[str, dict[str, str]] = {}
+    for m in (model, STAND_IN[model]):
+        a, b = ctx.of(experiment, m, label="s0"), ctx.of(experiment, m, label="state_offset")
+        rows = [(ctx.aggregate(x)[0] if x else None) for x in (a, b)]
+        own, other = _deltas(a), _deltas(b)
+        pairs = sorted(set(own) & set(other))
+        difference = stats.mean_std([other[s] - own[s] for s in pairs])
+        test = stats.paired_t([other[s] for s in pairs], [own[s] for s in pairs])
+        by_model[m] = {
+            "S0": c.delta(rows[0]),
+            "state-offset": c.delta(rows[1]),
+            "offset - S0": spread(difference, sign=True) if pairs else NOT_RUN,
+            "paired p": p_text(test.p_value) if pairs else NOT_RUN,
+            "pairs": str(len(pairs)) if pairs else NOT_RUN,
+        }
+    lines = [(name, published.get(name, MISSING), *(by_model[m][name] for m in by_model)) for name in by_model[model]]
+    table = Table(
+        "State-based methods on the same ten seeds: delta in percentage points and the paired t-test",
+        ("", "published", "reproduced", "embedded"),
+        tuple(lines),
+        (EMBEDDED_NOTE, "Pairs: seeds run with both methods. The per-seed pairs of the published test are not public."),
+        frozenset({1, 2, 3}),
+    )
+    return Built({"table3_offset": table})
+
+
+def table5(ctx: Context) -> Built:
+    """Layer groups."""
+    experiment, model = "table5_layers", "qwen35_4b"
+    published = {r["layers"].split()[0]: r for r in ctx.published("layer_ablation")}
+    measured: dict[str, dict[str, tuple[str, Row, int]]] = {}
+    for m in (model, STAND_IN[model]):
+        own = ctx.of(experiment, m, method="s0")
+        measured[m] = {name: (name, row, n) for name, row, n in layer_ablation(own)}
+    lines, seen = [], []
+    for name in dict.fromkeys([*published, *(n for m in measured.values() for n in m)]):
+        line = published.get(name)
+        cells = [line["layers"] if line else name, line["params_m"] + " M" if line else MISSING]
+        cells += [c.published_spread(line, "delta_pp", "", sign=True), line["degraded"] if line else MISSING]
+        for group in measured.values():
+            found = group.get(name)
+            seen.append(found[1] if found else None)
+            cells += [c.delta(found[1]) if found else NOT_RUN, c.broken(found[1]) if found else NOT_RUN]
+        tiny = measured[STAND_IN[model]].get(name)
+        lines.append((*cells, f"{tiny[2]:,}" if tiny else NOT_RUN))
+    heads = ("reproduced Δ", "reproduced broken", "embedded Δ", "embedded broken", "embedded params")
+    table = Table(
+        "Which layers carry the gain: S0 on groups of recurrent layers",
+        ("layers", "published params", "published Δ", "published broken", *heads),
+        tuple(lines),
+        (f"{EMBEDDED_NOTE} Broken: problems the base model solved and the tuned one does not.", *c.row_notes(seen)),
+        frozenset(range(1, 9)),
+    )
+    return Built({"table5_layers": table})
+
+
+def prefix_control(ctx: Context) -> Built:
+    """Prefix tuning on a pure Transformer: every configuration that was run."""
+    experiment, model = "prefix_control", "qwen25_3b"
+    row = ctx.published_row("summary", model=model, task="humaneval", method="prefix")
+    n = row["n"] if row else MISSING
+    lines = [(model_name(model), "mean", "published", c.published_spread(row, "delta_pp", "delta_std", sign=True), n)]
+    deltas: dict[str, list[float]] = {model: [], STAND_IN[model]: []}
+    seen = []
+    for m, values in deltas.items():
+        for r in sorted(
+            ctx.of(experiment, m, method="prefix"),
+            key=lambda r: (float(method_setting(r, "lr") or 0), r.seed),
+        ):
+            kind = "embedded" if m in EMBEDDED else "reproduced"
+            setting = f"lr {method_setting(r, 'lr'):g}" if method_setting(r, "lr") else method_label(r)
+            value = number(r.delta_pp, sign=True) if r.status == "ok" else r.status
+            lines.append((model_name(m), f"{setting}, seed {r.seed}", kind, value, "1"))
+            if r.status == "ok":
+                values.append(r.delta_pp)
+        found = stats.mean_std(values)
+        kind = "embedded" if m in EMBEDDED else "reproduced"
+        cell = spread(found, sign=True) if found.n else NOT_RUN
+        lines.append((model_name(m), "mean", kind, cell, str(found.n) if found.n else NOT_RUN))
+        seen.append(cell)
+    table = Table(
+        "Negative control: prefix tuning on a model without recurrent state",
+        ("model", "configuration", "", "Δ pp", "runs"),
+        tuple(lines),
+        (EMBEDDED_NOTE,),
+        frozenset({3, 4}),
+    )
+    macros = {"pubPrefixDelta": lines[0][3], "repPrefixDelta": seen[0], "repTinyPrefixDelta": seen[1]}
+    return Built({"prefix_control": table}, macros=macros)
