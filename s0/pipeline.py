@@ -280,7 +280,7 @@ class EvalRequest:
 
     def log(self, cell: Cell) -> str:
         t = cell.config["task"]
-        applied = None if self.state is None else [self.state.alpha, self.state.normalize]
+        applied = [self.state.alpha, self.state.normalize] if self.state else self.adapter.use if self.adapter else None
         return digest(
             {
                 "what": "evaluation",

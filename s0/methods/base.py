@@ -63,6 +63,11 @@ class Adapter(abc.ABC):
         """The initial state, if that is all this adapter is."""
         return None
 
+    @property
+    def use(self) -> Any:
+        """What of the way the adapter is applied, beyond what was learned, its outputs depend on (plain JSON types)."""
+        return None
+
     @abc.abstractmethod
     def applied(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """Context yielding the adapted model; leaving it gives the base model back, bit for bit."""

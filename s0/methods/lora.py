@@ -70,6 +70,10 @@ class LoraAdapter(Adapter):
         self.trainable_params = sum(t.numel() for t in self.tensors.values())
 
     @property
+    def use(self) -> Any:
+        return {"merge": self.merge}
+
+    @property
     def modules(self) -> list[str]:
         end = ".lora_A.weight"
         return [k.removeprefix(_PREFIX).removesuffix(end) for k in self.tensors if k.endswith(end)]

@@ -34,6 +34,10 @@ class OffsetAdapter(Adapter):
         self.architecture, self.alpha, self.mode, self.curve = architecture, alpha, mode, curve
         self.trainable_params = sum(t.numel() for t in self.tensors.values())
 
+    @property
+    def use(self) -> Any:
+        return {"alpha": self.alpha}
+
     def check(self, layout: Layout) -> None:
         """Raise ArchitectureError unless the offsets fit the model."""
         if self.architecture != layout.architecture:

@@ -143,6 +143,15 @@ def test_what_only_matters_at_use_does_not_determine_what_is_learned() -> None:
     assert method("lora", rank=48).determinants() != method("lora").determinants()
 
 
+def test_what_matters_at_use_is_told_to_whoever_stores_evaluations() -> None:
+    """One training serves every alpha; its evaluations must not be mistaken for each other."""
+    model = model_of("qwen3_5")
+    uses = [method("state_offset", n_steps=1, alpha=a).fit(context(model), sets(0))[0].use for a in (0.5, 1.0)]
+    assert uses[0] != uses[1]
+    uses = [method("lora", rank=2, n_steps=1, merge=m).fit(context(model), sets(0))[0].use for m in (True, False)]
+    assert uses[0] != uses[1]
+
+
 def test_progress_counts_over_all_training_sets() -> None:
     seen: list[tuple[int, int, int]] = []
     ctx = context(model_of("qwen2"), progress=lambda step, n, losses: seen.append((step, n, len(losses))))
