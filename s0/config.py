@@ -245,6 +245,10 @@ class Config:
     experiment: str = ""
     #: override strings, one per cell of a preset (a cell = one model, task and method)
     cells: list[str] = field(default_factory=list)
+    #: the cells of scale=tiny where they are not simply the embedded stand-ins of `cells`
+    tiny_cells: list[str] = field(default_factory=list)
+    #: analysis of the learned states to run after the cells (s0/analysis): persistence | probe | alpha_prediction
+    analysis: str = ""
     #: paper: as published | tiny: the embedded models and benchmark stand in (see configs/experiment/README.md)
     scale: str = "paper"
     store: str = "outputs/store"
@@ -485,5 +489,5 @@ def check_values(config: dict[str, Any]) -> None:
 
 def config_hash(config: dict[str, Any]) -> str:
     """Hash of what determines a cell's result: everything but where files go, how it is tracked and which seeds run."""
-    ignored = {"seed", "store", "records", "out", "tracking", "dry_run", "workers", "debug", "cells", "scale"}
+    ignored = {"seed", "store", "records", "out", "tracking", "dry_run", "workers", "debug", "cells", "tiny_cells", "analysis", "scale", "experiment"}
     return digest({k: v for k, v in config.items() if k not in ignored})
