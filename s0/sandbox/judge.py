@@ -31,6 +31,10 @@ class Infra(Exception):
     """The machinery failed; never a statement about the candidate."""
 
 
+class BadData(Exception):
+    """The data set is at fault; trying again is no use."""
+
+
 def main(argv: list[str]) -> None:
     isolate.die_with_parent(int(argv[0]))
     requests, replies = os.dup(0), os.dup(1)
@@ -52,8 +56,8 @@ def main(argv: list[str]) -> None:
                 answer: dict[str, Any] = {"mechanisms": judge.mechanisms, "problems": judge.problems}
             else:
                 answer, body = judge.run(request)
-        except Infra as exc:
-            answer = {"kind": "infra", "detail": str(exc)}
+        except (Infra, BadData) as exc:
+            answer = {"kind": "infra" if isinstance(exc, Infra) else "data", "detail": str(exc)}
         except Exception:
             answer = {"kind": "infra", "detail": "bug in the judge: " + traceback.format_exc(limit=-3)}
         wire.write_frame(replies, json.dumps(answer).encode())
@@ -231,12 +235,12 @@ def _open_database(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
-        raise Infra(f"database {path}: {exc.strerror}") from None
+        raise BadData(f"database {path}: {exc.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Infra(f"database {path}: not a regular file")
+        raise BadData(f"database {path}: not a regular file")
     for suffix in ("-wal", "-journal"):
         if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
             os.close(fd)
-            raise Infra(f"database {path}: {suffix} file holds unmerged changes; open and close it once with sqlite3")
+            raise BadData(f"database {path}: {suffix} file holds unmerged changes; open and close it once with sqlite3")
     return fd

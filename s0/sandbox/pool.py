@@ -219,21 +219,25 @@ class _Job:
             message["db_path"] = os.path.abspath(self.work.db_path)
         message["timeout_s"] = self.work.timeout_s or timeout_s
         answer, body = worker.request(message)
+        if answer["kind"] == "data":
+            raise SandboxError(f"sandbox: {self.name} cannot be run: {answer['detail']}")
         seconds = float(answer.get("seconds", 0.0))
         if isinstance(self.work, PythonCheck):
             return Verdict(answer["kind"], answer["detail"], seconds, worker.tier)
         if answer["kind"] != "rows":
             return SqlResult(answer["kind"], 0, [], answer["detail"], seconds, worker.tier)
-        return _sql_result(body, seconds, worker.tier)
+        return _sql_result(body, self.work.db_path, seconds, worker.tier)
 
 
-def _sql_result(body: bytes, seconds: float, tier: str) -> SqlResult:
+def _sql_result(body: bytes, db_path: str, seconds: float, tier: str) -> SqlResult:
     """Rebuild a query's result from what the confined process sent, trusting none of it."""
     try:
         answer = wire.loads(body)
         kind, columns = answer["kind"], answer["columns"]
         rows = [tuple(row) for row in wire.unpack(answer["rows"])]
-        if kind not in ("ok", "error", "timeout", "memory", "infra") or type(columns) is not int:
+        if kind == "data":
+            raise SandboxError(f"sandbox: database {db_path}: {wire.one_line(answer['detail'])}")
+        if kind not in ("ok", "error", "timeout", "memory") or type(columns) is not int:
             raise wire.WireError(f"unknown kind {json.dumps(kind)[:40]}")
         if any(len(row) != columns or any(type(v) not in _SQL_TYPES for v in row) for row in rows):
             raise wire.WireError("a row has a wrong shape or type")

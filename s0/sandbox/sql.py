@@ -94,7 +94,7 @@ def _fetch(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> list[list[A
 def run(fd: int, job: dict[str, Any]) -> bytes:
     """One JSON object: kind, detail, columns (int) and rows (list of lists of packed values)."""
     answer: dict[str, Any] = {"kind": "ok", "detail": "", "columns": 0, "rows": []}
-    stage = "infra"
+    stage = "data"
     try:
         connection = _open(fd)
         _harden(connection, time.monotonic() + job["timeout_s"], job["max_bytes"])

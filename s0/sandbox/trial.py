@@ -137,7 +137,8 @@ def _namespace(check: dict[str, str], proxy: Any) -> Any:
 
 
 def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
-    """{"kind", "detail"}; kind "died" asks the caller to look at how the candidate ended. Call after "ready"."""
+    """{"kind", "detail"}, to be called after "ready". Besides the verdict kinds there are "died", which asks the caller
+    to look at how the candidate ended, and "data", where the data set itself is at fault."""
 
     def candidate(*args: Any, **kwargs: Any) -> Any:
         return session.call(args, kwargs)
@@ -151,7 +152,7 @@ def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
         function(candidate)
         outcome = {"kind": "pass", "detail": ""}
     except Setup as exc:
-        outcome = {"kind": "infra", "detail": wire.one_line(exc)}
+        outcome = {"kind": "data", "detail": wire.one_line(exc)}
     except MemoryError as exc:
         outcome = {"kind": "memory", "detail": "" if exc is session.raised else "while comparing the answer"}
     except BaseException as exc:
@@ -159,7 +160,7 @@ def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
     if session.fatal:
         return session.fatal
     if outcome["kind"] == "pass" and not session.calls:
-        return {"kind": "infra", "detail": "the test never calls the candidate"}
+        return {"kind": "data", "detail": "the test never calls the candidate"}
     return outcome
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from s0.sandbox import PythonCheck, Sandbox
 from s0.schema import Verdict
 
@@ -26,3 +29,22 @@ def attack(sandbox: Sandbox, completion: str, timeout_s: float | None = None) ->
     assert after.kind == "pass", after
     assert sandbox.started == started, "the attack cost the worker its life"
     return verdict
+
+
+def descendants(pid: int) -> set[int]:
+    """All living processes below `pid`."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                stat = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if stat[0] != "Z":
+                parents[int(name)] = int(stat[1])
+    found, grew = {pid}, True
+    while grew:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        found |= more
+        grew = bool(more)
+    return found - {pid}

@@ -243,7 +243,7 @@ _WRITER = "import os\ndef w(b): os.write(4, len(b).to_bytes(4, 'big') + b); os._
 @pytest.mark.parametrize("name", PROTOCOL)
 def test_protocol_abuse(sandbox: Sandbox, name: str) -> None:
     completion, kind = PROTOCOL[name]
-    verdict = attack(sandbox, completion + _WRITER)
+    verdict = attack(sandbox, completion + _WRITER, timeout_s=20)
     assert verdict.kind == kind, verdict
 
 
