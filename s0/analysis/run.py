@@ -1,0 +1,124 @@
+"""Run the analyses that an experiment asks for, on the states its records were made with.
+
+    analyse(config, lab, records)     after `run_cell(config, lab)`
+
+Everything is read from the store: nothing is sampled or trained again. A result that exists for the same record is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s0.analysis.alpha import predict_alpha
+from s0.analysis.persistence import persistence
+from s0.analysis.probe import probe
+from s0.analysis.results import AnalysisResult, read_result, write_result
+from s0.errors import DataError
+from s0.methods import TrainingSet
+from s0.pipeline import Cell, EvalRequest, Lab
+from s0.records import Record
+from s0.stages import adapter_key, train
+from s0.state import InitialState
+
+#: name of the preset -> analyses run after each of its S0 cells
+ANALYSES: dict[str, tuple[str, ...]] = {
+    "persistence": ("persistence", "alpha_prediction"),
+    "probe": ("probe",),
+}
+
+
+def _persistence(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+    prompts = [cell.prompt(p) for p in cell.heldout]
+    return persistence(cell.subject.model, cell.subject.layout, prompts, state)
+
+
+def _alpha_prediction(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+    prompts = [cell.prompt(p) for p in cell.train_problems]
+    return dict(predict_alpha(cell.subject.model, cell.subject.layout, prompts, state))
+
+
+def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+    """The base model on all problems of both parts; the seed shuffles the folds."""
+    problems = [*cell.train_problems, *cell.heldout]
+    baseline = cell.evaluate([EvalRequest("baseline", "evaluate baseline", problems)])[0]
+    prompts = [cell.prompt(p) for p in problems]
+    solved = [o.passed for o in baseline.outcomes]
+    return probe(cell.subject.model, cell.subject.layout, prompts, solved, seed=record.seed)
+
+
+_RUN: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
+    "persistence": _persistence,
+    "alpha_prediction": _alpha_prediction,
+    "probe": _probe,
+}
+
+
+def analyse(config: dict[str, Any], lab: Lab, records: Sequence[Record]) -> list[Path]:
+    """Results of the analyses `config["experiment"]` asks for, written to `config["records"]`; their paths.
+
+    Experiments without analyses, other methods and records without a tuned model give none. Raises DataError when the
+    store no longer leads to the state of a record.
+    """
+    names = ANALYSES.get(config["experiment"], ())
+    todo = [r for r in records if r.status == "ok" and r.method == "s0"]
+    if not names or not todo:
+        return []
+    folder = Path(config["records"])
+    paths: list[Path] = []
+    wanted: list[tuple[Record, str]] = []
+    for record in todo:
+        for name in names:
+            path = folder / _result(name, record, {}).file_name
+            if path.exists() and read_result(path).record_key == record.key:
+                paths.append(path)
+            else:
+                wanted.append((record, name))
+    if not wanted:
+        return sorted(paths)
+    cell = Cell(config, lab)
+    try:
+        states = _states(cell, sorted({r.seed for r, _ in wanted}))
+        for record, name in wanted:
+            state = states[record.seed].replace(
+                alpha=float(record.alpha or 1.0), normalize=bool(config["method"]["normalize"])
+            )
+            start = time.monotonic()
+            values = _RUN[name](cell, state, record)
+            paths.append(write_result(folder, _result(name, record, values)))
+            print(f"  {name}: seed {record.seed}, {time.monotonic() - start:.0f} s", flush=True)
+    finally:
+        cell.grader.close()
+    return sorted(paths)
+
+
+def _states(cell: Cell, seeds: list[int]) -> dict[int, InitialState]:
+    """seed -> the stored state its record was made with."""
+    samples = cell.sample(seeds)
+    sets = {s: TrainingSet(s, cell.subset(cell.examples(samples[s])[0], s)) for s in seeds}
+    trained = train(cell.store, cell.subject, cell.method, list(sets.values()), cell.config["train"])
+    states = {}
+    for seed, one in sets.items():
+        state = trained[adapter_key(cell.subject, cell.method, one)].state
+        if state is None:
+            raise DataError(f"seed {seed}: method {cell.method.name} has no initial state to analyse; use method=s0")
+        states[seed] = state
+    return states
+
+
+def _result(name: str, record: Record, values: dict[str, Any]) -> AnalysisResult:
+    return AnalysisResult(
+        analysis=name,
+        experiment=record.experiment,
+        model=record.model,
+        task=record.task,
+        seed=record.seed,
+        alpha=record.alpha,
+        values=values,
+        record_key=record.key,
+        config_hash=record.config_hash,
+        environment=record.environment,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
