@@ -1,0 +1,171 @@
+"""The batched engine against `model.generate`, and its promise that a row does not feel its batch mates."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from s0.architectures import describe
+from s0.engines import make_engine
+from s0.engines.base import Request, choose_tokens, request_seed, uniforms
+from s0.engines.hf import HFEngine
+from s0.engines.naive import NaiveEngine
+from s0.errors import ConfigError
+from s0.specimens import build
+from s0.state import InitialState
+
+FAMILIES = ["qwen3_5", "falcon_h1"]
+
+
+class Spelling:
+    """Tokens spelled as numbers; token 7 ends a turn."""
+
+    eos_token_id = 7
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def setting(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = build(request.param).eval()
+    layout = describe(model)
+    states = {k: InitialState.random(layout, 3.0, k) for k in range(4)}
+    rng = random.Random(1)
+    vocabulary = int(layout.text_config.vocab_size)
+    prompts = [tuple(rng.randrange(8, vocabulary) for _ in range(rng.choice([1, 3, 9, 9, 30]))) for _ in range(9)]
+    requests = [
+        Request(
+            ids,
+            rng.randint(4, 40),
+            rng.choice([None, 0, 1, 2, 3]),
+            rng.choice([0.0, 0.7, 1.3]),
+            rng.choice([0.95, 1.0]),
+            request_seed(n, k),
+        )
+        for n, ids in enumerate(prompts)
+        for k in range(4)
+    ]
+    return model, states, requests
+
+
+def test_batched_equals_one_by_one(setting) -> None:  # type: ignore[no-untyped-def]
+    model, states, requests = setting
+    naive = NaiveEngine().all(model, Spelling(), requests, states)
+    batched = HFEngine(max_slots=16).all(model, Spelling(), requests, states)
+    assert batched == naive
+    assert {g.finish for g in naive} == {"stop", "length"} or len({len(g.token_ids) for g in naive}) > 3
+
+
+def test_row_is_independent_of_its_batch_mates(setting) -> None:  # type: ignore[no-untyped-def]
+    model, states, requests = setting
+    whole = HFEngine(max_slots=64).all(model, Spelling(), requests, states)
+    backwards = HFEngine(max_slots=32).all(model, Spelling(), requests[::-1], states)[::-1]
+    alone = [HFEngine().all(model, Spelling(), [r], states)[0] for r in requests[:6]]
+    assert backwards == whole
+    assert alone == whole[:6]
+
+
+def test_logits_of_a_row_are_bit_equal_in_any_batch(setting) -> None:  # type: ignore[no-untyped-def]
+    """The reason rows of different seeds may share a batch: on CPU the products of 16 or more rows treat each alike."""
+    model, _, _ = setting
+    hidden = int(describe(model).hidden_size)
+    x = torch.randn(256, hidden)
+    weight = model.get_output_embeddings().weight
+    full = torch.nn.functional.linear(x, weight)
+    for rows in (16, 32, 64, 128):
+        assert torch.equal(torch.nn.functional.linear(x[:rows], weight), full[:rows])
+
+
+def test_stop_strings_end_a_row_and_are_cut(setting) -> None:  # type: ignore[no-untyped-def]
+    model, states, requests = setting
+    (free,) = HFEngine().all(model, Spelling(), [Request(requests[0].prompt_ids, 20)])
+    word = f" {free.token_ids[4]}"
+    (cut,) = HFEngine().all(model, Spelling(), [Request(requests[0].prompt_ids, 20)], {}, [word])
+    assert cut.finish == "stop"
+    assert word not in cut.text
+    assert free.text.startswith(cut.text)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(setting, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The allocation failure is raised where CUDA raises it; everything else is the real loop."""
+    from s0.engines import hf
+
+    model, states, requests = setting
+    expected = HFEngine(max_slots=16).all(model, Spelling(), requests, states)
+    real, failures = hf._Step.__call__, iter([True])
+
+    def failing(self, tokens):  # type: ignore[no-untyped-def]
+        if tokens.shape[0] > 16 and next(failures, False):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(self, tokens)
+
+    monkeypatch.setattr(hf._Step, "__call__", failing)
+    engine = HFEngine(max_slots=32)
+    assert engine.all(model, Spelling(), requests, states) == expected
+    assert engine.notes["backed_off_to"] == 16
+
+
+def test_memory_budget_limits_slots(setting) -> None:  # type: ignore[no-untyped-def]
+    model, _, requests = setting
+    layout = describe(model)
+    from s0.engines.hf import row_bytes
+
+    need = row_bytes(model, layout, 64)
+    engine = HFEngine(max_slots=256, memory_gb=40 * need / 1e9)
+    assert engine.slots_for(model, layout, 1000, 64, 256) == 32
+    with pytest.raises(ConfigError, match="memory_gb"):
+        HFEngine(memory_gb=0.5 * need / 1e9).slots_for(model, layout, 10, 64, 256)
+
+
+def test_sampling_follows_the_nucleus() -> None:
+    """Frequencies of many draws against the probabilities of the top-p set, computed by hand."""
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    n = 20000
+    u = torch.from_numpy(uniforms(3, n))
+    drawn = choose_tokens(logits.expand(n, -1), u, torch.ones(n), torch.full((n,), 0.9))
+    counts = np.bincount(drawn.numpy(), minlength=4) / n
+    expected = np.array([0.5, 0.3, 0.15, 0.0]) / 0.95
+    assert np.abs(counts - expected).max() < 0.015
+    assert counts[3] == 0
+
+
+def test_wide_nucleus_falls_back_to_a_full_sort() -> None:
+    from s0.engines.base import TOP
+
+    n = 4 * TOP
+    u = torch.tensor([0.999999], dtype=torch.float64)
+    token = choose_tokens(torch.zeros(1, n), u, torch.ones(1), torch.ones(1))
+    assert 0 <= int(token) < n
+    drawn = choose_tokens(
+        torch.zeros(1, n).expand(4000, -1), torch.from_numpy(uniforms(1, 4000)), torch.ones(4000), torch.ones(4000)
+    )
+    assert len(set(drawn.tolist())) > TOP  # a truncated candidate list could not reach beyond TOP
+
+
+def test_uniforms_do_not_depend_on_length() -> None:
+    assert np.array_equal(uniforms(5, 10), uniforms(5, 100)[:10])
+    assert not np.array_equal(uniforms(5, 10), uniforms(6, 10))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"prompt_ids": ()}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
+def test_bad_requests_are_refused(bad: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError):
+        Request(**{"prompt_ids": (1,), "max_new_tokens": 4, **bad})
+
+
+def test_unknown_state_is_refused(setting) -> None:  # type: ignore[no-untyped-def]
+    model, states, _ = setting
+    with pytest.raises(ConfigError, match="unknown"):
+        HFEngine().all(model, Spelling(), [Request((1, 2), 3, "nobody")], states)
+
+
+def test_unknown_engine_lists_the_names() -> None:
+    with pytest.raises(ConfigError, match="hf, naive"):
+        make_engine("vlm")
