@@ -18,8 +18,8 @@ from s0.analysis.gates import run_prompt, state_of, surviving_energy
 from s0.architectures import Layout
 from s0.state import InitialState
 
-#: below this ratio a float32 KL is rounding noise and says nothing about decay
-FLOOR = 1e-6
+#: below this ratio a KL from float32 logits is rounding noise and says nothing about decay
+FLOOR = 1e-9
 
 
 def kl_divergence(tuned: Tensor, zero: Tensor) -> Tensor:
@@ -29,15 +29,16 @@ def kl_divergence(tuned: Tensor, zero: Tensor) -> Tensor:
 
 
 def fit_rate(ratio: Sequence[float]) -> float:
-    """Decay rate per token of ratio ~ exp(-rate * t): least squares on the logarithm from position 0 to the first value
-    at or below `FLOOR`. NaN with fewer than 3 usable positions."""
+    """Decay rate per token of ratio ~ exp(-rate * t): least squares on the logarithm over the positions above `FLOOR`.
+
+    KL also varies with how certain the next token is (fixed template tokens show next to none), which scatters around
+    the line. NaN with fewer than 3 usable positions.
+    """
     values = np.asarray(ratio, dtype=np.float64)
-    bad = np.flatnonzero(~(values > FLOOR))
-    values = values[: bad[0]] if len(bad) else values
-    if len(values) < 3:
+    t = np.flatnonzero(values > FLOOR)
+    if len(t) < 3:
         return math.nan
-    t = np.arange(len(values), dtype=np.float64)
-    return -float(np.polyfit(t, np.log(values), 1)[0])
+    return -float(np.polyfit(t, np.log(values[t]), 1)[0])
 
 
 def persistence(model: Any, layout: Layout, prompts: Sequence[Sequence[int]], state: InitialState) -> dict[str, Any]:

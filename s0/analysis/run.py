@@ -1,4 +1,4 @@
-"""Run the analyses that an experiment asks for, on the states its records were made with.
+"""Run the analysis that a config asks for (`analysis: persistence`), on the states its records were made with.
 
     analyse(config, lab, records)     after `run_cell(config, lab)`
 
@@ -16,18 +16,13 @@ from s0.analysis.alpha import predict_alpha
 from s0.analysis.persistence import persistence
 from s0.analysis.probe import probe
 from s0.analysis.results import AnalysisResult, read_result, write_result
-from s0.errors import DataError
+from s0.config import suggest
+from s0.errors import ConfigError, DataError
 from s0.methods import TrainingSet
 from s0.pipeline import Cell, EvalRequest, Lab
 from s0.records import Record
 from s0.stages import adapter_key, train
 from s0.state import InitialState
-
-#: name of the preset -> analyses run after each of its S0 cells
-ANALYSES: dict[str, tuple[str, ...]] = {
-    "persistence": ("persistence", "alpha_prediction"),
-    "probe": ("probe",),
-}
 
 
 def _persistence(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
@@ -49,7 +44,8 @@ def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     return probe(cell.subject.model, cell.subject.layout, prompts, solved, seed=record.seed)
 
 
-_RUN: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
+#: what `analysis` may be in a config
+ANALYSES: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
     "persistence": _persistence,
     "alpha_prediction": _alpha_prediction,
     "probe": _probe,
@@ -57,36 +53,35 @@ _RUN: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
 
 
 def analyse(config: dict[str, Any], lab: Lab, records: Sequence[Record]) -> list[Path]:
-    """Results of the analyses `config["experiment"]` asks for, written to `config["records"]`; their paths.
+    """Results of `config["analysis"]`, written to `config["records"]`, one per record; their paths.
 
-    Experiments without analyses, other methods and records without a tuned model give none. Raises DataError when the
-    store no longer leads to the state of a record.
+    No analysis, another method than S0, and records without a tuned model give none. Raises ConfigError for an unknown
+    analysis and DataError when the store no longer leads to the state of a record.
     """
-    names = ANALYSES.get(config["experiment"], ())
-    todo = [r for r in records if r.status == "ok" and r.method == "s0"]
-    if not names or not todo:
-        return []
+    name = str(config.get("analysis") or "")
+    if name and name not in ANALYSES:
+        raise ConfigError(f"analysis={name!r}: {suggest(name, list(ANALYSES))}")
+    todo = [r for r in records if r.status == "ok" and r.method == "s0"] if name else []
     folder = Path(config["records"])
     paths: list[Path] = []
-    wanted: list[tuple[Record, str]] = []
+    wanted: list[Record] = []
     for record in todo:
-        for name in names:
-            path = folder / _result(name, record, {}).file_name
-            if path.exists() and read_result(path).record_key == record.key:
-                paths.append(path)
-            else:
-                wanted.append((record, name))
+        path = folder / _result(name, record, {}).file_name
+        if path.exists() and read_result(path).record_key == record.key:
+            paths.append(path)
+        else:
+            wanted.append(record)
     if not wanted:
-        return sorted(paths)
+        return paths
     cell = Cell(config, lab)
     try:
-        states = _states(cell, sorted({r.seed for r, _ in wanted}))
-        for record, name in wanted:
+        states = _states(cell, sorted({r.seed for r in wanted}))
+        for record in wanted:
             state = states[record.seed].replace(
                 alpha=float(record.alpha or 1.0), normalize=bool(config["method"]["normalize"])
             )
             start = time.monotonic()
-            values = _RUN[name](cell, state, record)
+            values = ANALYSES[name](cell, state, record)
             paths.append(write_result(folder, _result(name, record, values)))
             print(f"  {name}: seed {record.seed}, {time.monotonic() - start:.0f} s", flush=True)
     finally:

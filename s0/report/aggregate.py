@@ -151,10 +151,12 @@ def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Recor
     and the label gets the differing keys, as in `s0 [method.layers=early]`. Records that did not finish are put in the
     cell of their own settings, so that they are counted where they belong.
     """
-    newest: dict[str, Record] = {}
+    newest: dict[tuple[str, str], Record] = {}
     for record in records:
-        if record.key not in newest or record.created >= newest[record.key].created:
-            newest[record.key] = record
+        # two experiments may share a cell; each keeps its own record of it
+        identity = (record.experiment, record.key)
+        if identity not in newest or record.created >= newest[identity].created:
+            newest[identity] = record
     cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in newest.values():
         cells[

@@ -73,7 +73,7 @@ def test_kl_equals_the_naive_sum() -> None:
     assert float(kl_divergence(a, a)) == 0.0
 
 
-def test_fit_rate_recovers_an_exponential_and_stops_at_the_floor() -> None:
+def test_fit_rate_recovers_an_exponential_above_the_floor() -> None:
     assert fit_rate([math.exp(-0.3 * t) for t in range(20)]) == pytest.approx(0.3)
     assert fit_rate([math.exp(-2.0 * t) for t in range(5)] + [0.0] * 50) == pytest.approx(2.0)
     assert math.isnan(fit_rate([1.0, 0.5]))

@@ -65,6 +65,7 @@ def write_all(root: Path, seeds: int = 4) -> None:
     add("table2_matched_lora", "tiny_gdn", "s0", 0.75, alpha=0.3)
     add("table3_offset", "tiny_gdn", "s0", 0.75, alpha=0.3)
     add("table3_offset", "tiny_gdn", "state_offset", 0.65)
+    add("table3_offset", "tiny_mamba2", "s0", 0.75, alpha=0.3)
     for group in ("early", "middle", "late", "all"):
         add("table5_layers", "tiny_gdn", "s0" if group == "all" else f"s0_{group}", 0.7, alpha=0.3, layers=group)
     for label in ("s0", "lora_r24"):
@@ -93,6 +94,6 @@ def write_all(root: Path, seeds: int = 4) -> None:
             write_result(root / "probe", AnalysisResult("probe", "probe", m, "minieval", seed, 0.3, values))
             values = {"alpha": 0.4, "natural_norm": 10.0, "state_norm": 20.0, "survival": 0.8}
             write_result(
-                root / "persistence",
-                AnalysisResult("alpha_prediction", "persistence", m, "minieval", seed, 0.3, values),
+                root / "alpha_prediction",
+                AnalysisResult("alpha_prediction", "alpha_prediction", m, "minieval", seed, 0.3, values),
             )

@@ -177,7 +177,8 @@ def table3(ctx: Context) -> Built:
         "state-offset": c.published_spread(offset, "delta_pp", "delta_std", sign=True),
     }
     by_model: dict[str, dict[str, str]] = {}
-    for m in (model, STAND_IN[model]):
+    models = (model, STAND_IN[model], STAND_IN["falcon_h1_7b"])
+    for m in models:
         a, b = ctx.of(experiment, m, label="s0"), ctx.of(experiment, m, label="state_offset")
         rows = [(ctx.aggregate(x)[0] if x else None) for x in (a, b)]
         own, other = _deltas(a), _deltas(b)
@@ -194,10 +195,10 @@ def table3(ctx: Context) -> Built:
     lines = [(name, published.get(name, MISSING), *(by_model[m][name] for m in by_model)) for name in by_model[model]]
     table = Table(
         "State-based methods on the same ten seeds: delta in percentage points and the paired t-test",
-        ("", "published", "reproduced", "embedded"),
+        ("", "published", "reproduced", *(f"embedded {m}" for m in models[1:])),
         tuple(lines),
         (EMBEDDED_NOTE, "Pairs: seeds run with both methods. The per-seed pairs of the published test are not public."),
-        frozenset({1, 2, 3}),
+        frozenset({1, 2, 3, 4}),
     )
     return Built({"table3_offset": table})
 

@@ -137,7 +137,9 @@ def method_name(label: str) -> str:
     """`lora_r24 [method.lr=0.001]` -> `LoRA r24 [lr=0.001]`."""
     base, _, settings = label.partition(" ")
     name = METHOD_NAMES.get(base, base)
-    if base.startswith("lora_"):
+    if base == "lora_match":
+        name = "LoRA, S0's budget"
+    elif base.startswith("lora_"):
         name = f"LoRA {base[5:]}"
     elif base.startswith("s0_"):
         name = f"S0 ({base[3:].replace('_', ', ')})"

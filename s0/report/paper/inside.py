@@ -131,7 +131,7 @@ def probe(ctx: Context) -> Built:
 def alpha_prediction(ctx: Context) -> Built:
     """Best alpha read off the gates against the measured one. Beyond the paper."""
     lines, macros = [], {}
-    results = _by_model(ctx.analyses("persistence", "alpha_prediction"))
+    results = _by_model(ctx.analyses("alpha_prediction", "alpha_prediction"))
     sweeps = {"qwen35_4b": "alpha_sweep_qwen", "falcon_h1_7b": "fig3b_alpha_falcon"}
     for model, sweep in sweeps.items():
         for m in (model, STAND_IN[model]):

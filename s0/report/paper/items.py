@@ -48,7 +48,7 @@ ITEMS: dict[str, Item] = {
         Item("fig4_divergence", mechanism.fig4, ("fig4_divergence", *_TABLE1), ("divergence",)),
         Item("persistence", inside.persistence, ("persistence",), ("mechanism",)),
         Item("probe", inside.probe, ("probe",), ("mechanism",)),
-        Item("alpha_prediction", inside.alpha_prediction, ("persistence", "alpha_sweep_qwen", "fig3b_alpha_falcon"), ()),
+        Item("alpha_prediction", inside.alpha_prediction, ("alpha_prediction", "alpha_sweep_qwen", "fig3b_alpha_falcon"), ()),
         Item("p_values", settings.p_values, (), (*_LORA, "p_values", *_DOMAINS)),
     )
 }  # fmt: skip
