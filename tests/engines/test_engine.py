@@ -82,7 +82,7 @@ def test_logits_of_a_row_are_bit_equal_in_any_batch(setting) -> None:  # type: i
 
 
 def test_stop_strings_end_a_row_and_are_cut(setting) -> None:  # type: ignore[no-untyped-def]
-    model, states, requests = setting
+    model, _, requests = setting
     (free,) = HFEngine().all(model, Spelling(), [Request(requests[0].prompt_ids, 20)])
     word = f" {free.token_ids[4]}"
     (cut,) = HFEngine().all(model, Spelling(), [Request(requests[0].prompt_ids, 20)], {}, [word])
@@ -111,7 +111,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(setting, monkeypatch: 
 
 
 def test_memory_budget_limits_slots(setting) -> None:  # type: ignore[no-untyped-def]
-    model, _, requests = setting
+    model, _, _ = setting
     layout = describe(model)
     from s0.engines.hf import row_bytes
 
