@@ -56,6 +56,8 @@ class Row:
     controls: Mapping[str, MeanStd] = field(default_factory=dict)
     welch_p: float = math.nan
     paired_p: float = math.nan
+    #: exact McNemar test over problems, for a cell of one seed evaluated greedily
+    mcnemar_p: float = math.nan
     effect_size: float = math.nan
     interval: Interval = field(default_factory=lambda: Interval(math.nan, math.nan, math.nan, "none"))
     n_baselines: int = 0
@@ -246,9 +248,16 @@ def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
         controls=_controls(both),
         welch_p=stats.welch(after, before).p_value,
         paired_p=stats.paired_t(after, before).p_value,
+        mcnemar_p=_mcnemar(both, flips),
         effect_size=stats.hedges_g(after, before),
         interval=interval,
     )
+
+
+def _mcnemar(records: Sequence[Record], flips: Sequence[tuple[list[str], list[str]]]) -> float:
+    if len(records) != 1 or records[0].tuned is None or records[0].tuned.protocol != "greedy":
+        return math.nan
+    return float(stats.mcnemar(len(flips[0][0]), len(flips[0][1])).p_value)
 
 
 def _newest_per_seed(records: list[Record]) -> list[Record]:

@@ -198,7 +198,7 @@ def render(records: Sequence[Record], prompts: Prompts | None = None, title: str
     script = files.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     commits = sorted({str(r.environment.get("commit", "unknown"))[:12] for r in records})
-    subtitle = f"{len(records)} records, {len(rows)} cells; written by commit {', '.join(commits)}."
+    subtitle = f"Records: {len(records)}, cells: {len(rows)}; written by commit {', '.join(commits)}."
     parts = {
         "TITLE": html.escape(title),
         "SUBTITLE": html.escape(subtitle),

@@ -69,7 +69,9 @@ def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
         )
         over = sorted({r.interval.over for r in deltas if r.interval.low == r.interval.low})
         if over:
-            notes.append(f"95% CI: bootstrap of the delta over {', '.join(over)} (seeds and problems both redrawn).")
+            notes.append(f"95% CI: bootstrap of the delta, redrawing {' or '.join(over)}.")
+        notes += [f"{r.label}: one seed, exact McNemar test over its problems p = {p_text(r.mcnemar_p)}." for r in deltas
+                  if r.n_seeds == 1 and r.mcnemar_p == r.mcnemar_p]  # fmt: skip
     if any(r.controls for r in rows):
         names = sorted({name for r in rows for name in list(r.controls)[:1]})
         notes.append(f"control: delta of {', '.join(names)} at the same alpha.")

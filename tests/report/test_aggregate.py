@@ -125,6 +125,8 @@ def test_one_seed_has_no_spread_and_no_test_but_an_interval_over_problems() -> N
     assert math.isnan(row.delta.std)
     assert math.isnan(row.welch_p)
     assert row.interval.over == "problems"
+    assert row.mcnemar_p == pytest.approx(stats.mcnemar(4, 0).p_value)
+    assert "exact McNemar test over its problems p = 0.12" in summary_table(seeds()[:1])
 
 
 def test_identical_runs_make_no_claim() -> None:
