@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from s0.errors import ConfigError, DataError, SandboxError
 from s0.schema import Problem, digest
@@ -17,9 +17,11 @@ class Benchmark(Task):
     """A Task over two fixed lists of problems. Subclasses implement `load`.
 
     Config keys read here: `n_train`, `n_eval` (first n of a part; None = all of it), `grading_timeout_s` (seconds per
-    completion), `path`, `hub_id`, `hub_revision` (see `s0.tasks.source`).
+    completion), `match`, `path`, `hub_id`, `hub_revision` (see `s0.tasks.source`).
     """
 
+    #: values of the config key `match`, which chooses between ways of grading; the first is the default and the headline
+    matches: ClassVar[tuple[str, ...]] = ("official",)
     #: how completions are graded, in words for records and tables; set per instance where the config chooses
     grading: str = ""
 
@@ -28,6 +30,11 @@ class Benchmark(Task):
         self.path: str | None = self.config.get("path")
         self.hub_id: str | None = self.config.get("hub_id")
         self.hub_revision: str | None = self.config.get("hub_revision")
+        self.match: str = self.config.get("match") or self.matches[0]
+        if self.match not in self.matches:
+            raise ConfigError(
+                f"task.match={self.match!r}: {self.name} has no such match; choose {', '.join(self.matches)}"
+            )
         timeout = self.config.get("grading_timeout_s", 3.0)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
             raise ConfigError(f"task.grading_timeout_s={timeout!r}: must be a positive number of seconds")

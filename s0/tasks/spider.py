@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from s0.sandbox import Sandbox, SqlResult
 
 COLUMNS: dict[str, type] = {"db_id": str, "question": str, "query": str}
-MATCHES = ("official", "set")
 _QUERY_START = (r"(?im)^\s*(?:SELECT|WITH)\b", r"\b(?:SELECT|WITH)\b", r"(?i)\b(?:SELECT|WITH)\b")
 
 
@@ -38,13 +37,11 @@ class Spider(Benchmark):
     the content hash of its database files, so that other databases are other problems; Problem.meta has `db_id`."""
 
     name = "spider"
+    matches = ("official", "set")
     breakdowns = ("db_id",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__({"grading_timeout_s": 10.0, **config})
-        self.match: str = self.config.get("match") or "official"
-        if self.match not in MATCHES:
-            raise ConfigError(f"task.match={self.match!r}: unknown match; choose one of {', '.join(MATCHES)}")
         self.keep_distinct = bool(self.config.get("keep_distinct", False))
         if self.match == "set" and self.keep_distinct:
             raise ConfigError(

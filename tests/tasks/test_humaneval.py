@@ -35,7 +35,7 @@ def test_published_split(task):
     assert [p.id for p in task.problems("heldout")] == [f"HumanEval/{i}" for i in range(80, 164)]
 
 
-def test_prompt_is_the_published_user_turn(task):
+def test_user_turn_is_instruction_and_prompt(task):
     (message,) = task.messages(task.problems("train")[0])
     assert message["role"] == "user"
     assert message["content"].startswith("Complete the following Python function.")
@@ -162,6 +162,30 @@ def test_counts_and_limits():
     assert task.dataset_hash() != make_task("humaneval").dataset_hash()
     with pytest.raises(ConfigError, match=r"task.n_eval=85: this part of humaneval has 84 problems; choose 1..84"):
         make_task("humaneval", {"n_eval": 85}).problems("heldout")
+
+
+def test_published_cleaning_loses_the_first_indentation(task, rows, sandbox):
+    """What the published evaluation scores: a restated function passes, the bare body the prompt asks for does not."""
+    published = make_task("humaneval", {"match": "published"})
+    problem = task.problems("train")[0]
+    body = rows[problem.id]["canonical_solution"]
+    texts = [
+        body,
+        f"```python\n{problem.prompt}{body}\n```",
+        problem.prompt + body,
+        f"<think>x</think>{problem.prompt}{body}",
+    ]
+    items = [GradingItem(problem, text) for text in texts]
+    assert [v.passed for v in published.grade_many(items, sandbox)] == [False, True, True, True]
+    assert [v.passed for v in task.grade_many(items, sandbox)] == [True] * 4
+    assert all(v.detail.startswith("published cleaning") for v in published.grade_many(items, sandbox))
+    assert published.grading != task.grading
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_unknown_match_lists_the_choices(name):
+    with pytest.raises(ConfigError, match=r"task\.match='fuzzy'.*choose official"):
+        make_task(name, {"match": "fuzzy"})
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "5", 1.5])

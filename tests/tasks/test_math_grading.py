@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from s0.tasks.math_pool import MathPool
+from s0.tasks.math_pool import WORKER, MathPool
 from s0.tasks.math_worker import shape
 
 # (gold, answer): the same value, written differently
@@ -174,7 +178,7 @@ def test_every_gold_equals_itself(pool):
     assert [g for g, r in zip(golds, pool.map([(g, g) for g in golds]), strict=True) if r.kind != "pass"] == []
 
 
-HANGS = ["9^{9^{9^{9}}}", "9" * 9 + "!!", r"\binom{10^{9}}{5\cdot 10^{8}}", r"\prod_{k=1}^{10^9} k"]
+HANGS = ["9^{9^{9^{9}}}", "999999999!", r"\binom{10^{9}}{5\cdot 10^{8}}", r"\prod_{k=1}^{10^9} k", "(x+y+z)^{400}"]
 
 
 @pytest.mark.parametrize("bomb", HANGS)
@@ -182,7 +186,7 @@ def test_attack_endless_computation_is_bounded(bomb):
     """The bomb never passes, and the same pool goes on comparing right afterwards."""
     pool = MathPool(timeout_s=1.0, workers=1)
     try:
-        assert pool.map([("7", bomb)])[0].kind in ("timeout", "memory", "error", "wrong")
+        assert pool.map([("7", bomb)])[0].kind in ("timeout", "memory")
         pool.timeout_s = 20.0
         assert [r.kind for r in pool.map([("7", "7.0"), ("7", "8")])] == ["pass", "wrong"]
     finally:
@@ -190,13 +194,21 @@ def test_attack_endless_computation_is_bounded(bomb):
 
 
 def test_time_limit_holds_in_a_thread():
-    pool = MathPool(timeout_s=1e-4, workers=1)
+    pool = MathPool(timeout_s=1.0, workers=1)
     results = []
-    thread = threading.Thread(target=lambda: results.extend(pool.map([(r"\frac{1}{2}", r"\frac{3}{6}")])))
+    thread = threading.Thread(target=lambda: results.extend(pool.map([("7", HANGS[0])])))
     thread.start()
     thread.join(120)
     pool.close()
     assert [r.kind for r in results] == ["timeout"]
+
+
+def test_an_orphaned_worker_ends_itself():
+    """Nobody is left to kill it: the alarm of the request does."""
+    request = json.dumps({"gold": "7", "answer": HANGS[0], "limit": 0.1}) + "\n"
+    done = subprocess.run([sys.executable, "-P", str(WORKER)], input=request.encode(), capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGALRM
+    assert json.loads(done.stdout) == {"ready": True}
 
 
 def test_attack_a_killed_worker_is_replaced(pool):
