@@ -17,8 +17,8 @@ from s0.specimens import VOCABULARY, build
 MODELS = ("qwen3_5", "falcon_h1", "qwen2")
 
 
-def qwen2(**fields: Any) -> nn.Module:
-    """A pure Transformer with grouped-query attention."""
+def qwen2(family: str = "Qwen2", **fields: Any) -> nn.Module:
+    """A pure Transformer with grouped-query attention (`family` Qwen2 or Qwen3)."""
     import transformers
 
     values: dict[str, Any] = {
@@ -35,7 +35,8 @@ def qwen2(**fields: Any) -> nn.Module:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**values))
+        config = getattr(transformers, f"{family}Config")(**values)
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
         for p in model.parameters():
             if p.ndim == 2:
                 p.data.mul_(5.0)

@@ -58,9 +58,13 @@ def test_training_equals_a_plain_peft_loop_over_unpadded_examples() -> None:
     torch.testing.assert_close(adapter.embeddings, encoder(torch.arange(N)).detach(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_and_generation_equal_pefts_own(attention: str) -> None:
-    model, ids = qwen2(attn_implementation=attention), tokens(2, 7)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"attn_implementation": "eager"}, {"family": "Qwen3", "head_dim": 16}],
+    ids=["sdpa", "eager", "qwen3"],
+)
+def test_logits_and_generation_equal_pefts_own(fields: Any) -> None:
+    model, ids = qwen2(**fields), tokens(2, 7)
     adapter = _fit(model)
     options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
@@ -74,8 +78,9 @@ def test_logits_and_generation_equal_pefts_own(attention: str) -> None:
         assert torch.equal(out, theirs.generate(input_ids=ids * mask, attention_mask=mask, **options))
 
 
-def test_batched_engine_equals_generate() -> None:
-    model = qwen2()
+@pytest.mark.parametrize("fields", [{}, {"family": "Qwen3", "head_dim": 16}], ids=["qwen2", "qwen3"])
+def test_batched_engine_equals_generate(fields: Any) -> None:
+    model = qwen2(**fields)
     adapter = _fit(model)
     requests = [Request(tuple(tokens(1, n, seed=n)[0].tolist()), 10) for n in (1, 6, 6, 11, 70)]
     base = make_engine("hf", max_slots=4).all(model, Letters(), requests)
