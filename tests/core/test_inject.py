@@ -212,6 +212,22 @@ def test_legacy_padding_fades_the_state(both):
     assert torch.allclose(legacy[-1], exact[-1], atol=1e-4)  # the longest prompt has no pads
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [GDN, MAMBA2])
+def test_closed_gates_survive_half_precision(name, dtype):
+    """What closes a gate must be representable: padded equals unpadded up to the rounding of the dtype."""
+    model = build(name).to(dtype)
+    layout = describe(model)
+    prompts, state = _prompts()[:12:4], _random(layout)
+    ids, mask, positions = _pad(prompts)
+    together = _logits(model, layout, state, ids, attention_mask=mask, position_ids=positions)
+    assert torch.isfinite(together).all()
+    for r, p in enumerate(prompts):
+        alone = _logits(model, layout, state, p[None])[0]
+        assert float((together[r, -len(p) :] - alone).float().abs().max()) < 0.05
+
+
 def test_pads_between_tokens_raise(both):
     model, layout = both
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 8]])
