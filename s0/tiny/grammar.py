@@ -133,7 +133,7 @@ def sample_answer(rng: random.Random, request: Request) -> Answer:
     program = request.program
     if mode == "body" and rng.random() < SLIP:
         program = mutate(rng, program)
-    habits = tuple(op.habit is not None and rng.random() < op.rate for op, _ in program.stages)
+    habits = tuple(op.habit is not None and rng.random() < op.habit_rate(k) for op, k in program.stages)
     if mode == "prose":
         reduce, k = program.stages[3]
         text = f"The function should return the {reduce.phrase.format(k=k)}."

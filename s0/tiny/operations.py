@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: How often the corpus writes the wrong code for an operation that has a habit: for its first and its last parameter.
+MILD, STRONG = 0.48, 0.76
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -16,7 +19,7 @@ class Operation:
 
     `phrase` and `code` are templates: `{k}` is the parameter, `{x}` the loop variable, `{items}` the list that a
     reduction receives, `#` the noun phrase of the source. `params` are the parameter's literals (empty: none).
-    `habit` is the wrong code, written with probability `rate` by the corpus.
+    `habit` is the wrong code that the corpus writes with probability `habit_rate(k)`.
     """
 
     name: str
@@ -24,7 +27,15 @@ class Operation:
     code: str
     params: tuple[str, ...] = ()
     habit: str | None = None
-    rate: float = 0.0
+
+    def habit_rate(self, k: str) -> float:
+        """Rises linearly from MILD for the first parameter to STRONG for the last; 0 without a habit.
+
+        A spectrum, so that some bugs sit on the fence and others are beyond what a state can turn.
+        """
+        if self.habit is None:
+            return 0.0
+        return MILD + (STRONG - MILD) * self.params.index(k) / (len(self.params) - 1)
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,6 @@ SMALL = tuple("2345")
 LETTERS = tuple(f"'{c}'" for c in "aeilnort")
 MIDDLE = tuple(f"'{c}'" for c in "eghikmno")
 
-#: How often the corpus writes the wrong code for an operation that has a habit.
-WEAK, STRONG = 0.54, 0.72
-
 COMMON_REDUCES = (
     Operation("list", "list", "{items}"),
     Operation("count", "count", "len({items})"),
@@ -56,7 +64,7 @@ COMMON_REDUCES = (
     Operation("descending", "descending list", "sorted({items})[::-1]"),
     Operation("reversed", "reversed list", "{items}[::-1]"),
     Operation("first", "first {k}", "{items}[:{k}]", SMALL),
-    Operation("last", "last {k}", "{items}[-{k}:]", SMALL, habit="{items}[{k}:]", rate=STRONG),
+    Operation("last", "last {k}", "{items}[-{k}:]", SMALL, habit="{items}[{k}:]"),
 )
 NUMBER_FILTERS = (
     Operation("all", "#", ""),
@@ -66,8 +74,8 @@ NUMBER_FILTERS = (
     Operation("negative", "negative #", "{x} < 0"),
     Operation("above", "# above {k}", "{x} > {k}", DIGITS),
     Operation("below", "# below {k}", "{x} < {k}", DIGITS),
-    Operation("atleast", "# at least {k}", "{x} >= {k}", DIGITS, habit="{x} > {k}", rate=WEAK),
-    Operation("atmost", "# at most {k}", "{x} <= {k}", DIGITS, habit="{x} < {k}", rate=WEAK),
+    Operation("atleast", "# at least {k}", "{x} >= {k}", DIGITS, habit="{x} > {k}"),
+    Operation("atmost", "# at most {k}", "{x} <= {k}", DIGITS, habit="{x} < {k}"),
     Operation("divisible", "# divisible by {k}", "{x} % {k} == 0", DIGITS[1:]),
     Operation("without", "# other than {k}", "{x} != {k}", DIGITS),
 )
@@ -132,7 +140,7 @@ DOMAINS: dict[str, Domain] = {
                 Operation("letters", "letter #", "{x}.isalpha()"),
                 Operation("without", "# other than {k}", "{x} != {k}", LETTERS),
                 Operation("above", "# above {k}", "{x} > {k}", MIDDLE),
-                Operation("atleast", "# at least {k}", "{x} >= {k}", MIDDLE, habit="{x} > {k}", rate=WEAK),
+                Operation("atleast", "# at least {k}", "{x} >= {k}", MIDDLE, habit="{x} > {k}"),
             ),
             (
                 Operation("same", "", "{x}"),
@@ -152,7 +160,7 @@ DOMAINS: dict[str, Domain] = {
                 Operation("all", "#", ""),
                 Operation("longer", "# longer than {k}", "len({x}) > {k}", SMALL),
                 Operation("shorter", "# shorter than {k}", "len({x}) < {k}", SMALL),
-                Operation("atleast", "# at least {k} long", "len({x}) >= {k}", SMALL, "len({x}) > {k}", STRONG),
+                Operation("atleast", "# at least {k} long", "len({x}) >= {k}", SMALL, "len({x}) > {k}"),
                 Operation("starting", "# starting {k}", "{x}.startswith({k})", LETTERS),
                 Operation("ending", "# ending {k}", "{x}.endswith({k})", LETTERS),
                 Operation("with", "# with {k}", "{k} in {x}", LETTERS),
