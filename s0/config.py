@@ -414,7 +414,7 @@ def check_values(config: dict[str, Any]) -> None:
     from s0.tasks import TASKS
 
     _one_of(config, "task.name", list(TASKS))
-    _one_of(config, "task.match", ["official", "set"])
+    _one_of(config, "task.match", ["official", "set", "published"])
     _one_of(config, "engine.name", list(ENGINES))
     _one_of(config, "tracking.name", ["none", "wandb", "tensorboard"])
     _one_of(config, "model.dtype", ["auto", "float32", "bfloat16", "float16"])

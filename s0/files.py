@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free disk space or choose a writable folder "
-            "(store.dir=..., records.dir=...) and run the same command again: finished work is kept"
+            "(store=..., records=...) and run the same command again: finished work is kept"
         ) from error
     finally:
         if temporary is not None:

@@ -403,6 +403,7 @@ def _record(
             "n_train": len(cell.train_problems),
             "n_heldout": len(cell.heldout),
             "source": str(getattr(cell.task, "source", "")),
+            "grading": str(getattr(cell.task, "grading", "")),
         },
         method_info={
             "label": cell.method.label(),

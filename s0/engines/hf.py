@@ -132,10 +132,11 @@ class _Loop:
         self.device = next(model.parameters()).device
         self.config = model.config.get_text_config(decoder=True)
         kinds = set(getattr(self.config, "layer_types", None) or [])
-        if any("sliding" in k or "chunked" in k for k in kinds):
+        unkept = sorted(k for k in kinds if any(word in k for word in ("sliding", "chunked", "indexed", "sparse")))
+        if unkept:
             raise ConfigError(
-                f"engine.name=hf: {type(model).__name__} has windowed attention layers, which the slot cache does not "
-                "keep; use engine=naive"
+                f"engine.name=hf: {type(model).__name__} has {', '.join(unkept)} layers, whose caches are more than keys "
+                "and values; use engine=naive"
             )
         try:
             self.layout: Layout | None = describe(model)
@@ -143,6 +144,7 @@ class _Loop:
             if any(r.state is not None for r in requests):
                 raise
             self.layout = None  # a pure Transformer decodes here too; it just cannot take a state
+        self.cache_argument = self.layout.cache_argument if self.layout else "past_key_values"
         self.eos = np.array(stop_ids(model, tokenizer), dtype=np.int64)
         self.limit = limit
         self.slots = limit
@@ -161,7 +163,7 @@ class _Loop:
         queue: deque[int] = deque(order)
         prefixes: dict[tuple[Any, ...], tuple[Prefix, int]] = {}
         cache = SlotCache(self.config, self.slots, self.device)
-        step = _Step(self.model, cache, self.engine)
+        step = _Step(self.model, cache, self.engine, self.cache_argument)
         n = self.slots
         owner = np.full(n, -1)
         counts = np.zeros(n, dtype=np.int64)
@@ -270,7 +272,8 @@ class _Loop:
                 else:
                     chosen = [None if k[1] is None else self.states[k[1]] for k in part]
                     cache = S0Cache(self.layout, rows_of(self.layout, chosen))
-                logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                keep = {self.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
+                logits = self.model(input_ids=ids, **keep).logits
                 # an adapter may have put keys and values of its own in front of the prompt (prefix tuning)
                 seen = cache.get_seq_length() if self.layout is None else length
                 for row, k in enumerate(part):
@@ -280,8 +283,8 @@ class _Loop:
 class _Step:
     """One decode step for all slots; on CUDA optionally a captured graph per (slots, attended length)."""
 
-    def __init__(self, model: Any, cache: SlotCache, engine: HFEngine):
-        self.model, self.cache = model, cache
+    def __init__(self, model: Any, cache: SlotCache, engine: HFEngine, cache_argument: str):
+        self.model, self.cache, self.cache_argument = model, cache, cache_argument
         self.graphed: Any = None
         if engine.cuda_graphs and cache.device.type == "cuda":
             from s0.engines.graphs import GraphedDecode
@@ -311,11 +314,8 @@ class _Step:
             if self.model.config.get_text_config(decoder=True)._attn_implementation == "eager":
                 dtype = next(self.model.parameters()).dtype
                 mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        out = self.model(
-            input_ids=tokens[:, None],
-            position_ids=cache.positions[:, None],
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        placed: dict[str, Any] = {self.cache_argument: cache, "use_cache": True}
+        if cache.kv:  # a model without attention has no positions to be told
+            placed |= {"position_ids": cache.positions[:, None], "attention_mask": mask}
+        out = self.model(input_ids=tokens[:, None], **placed)
         return out.logits[:, -1].float()

@@ -47,8 +47,10 @@ def state_after(model: Any, tokenizer: Any, layout: Layout, text: str) -> Initia
     if not ids:
         raise ConfigError("method.init_prompt: encodes to no token; give some text or null")
     cache = S0Cache(layout, {})
-    model(input_ids=torch.tensor([ids], device=next(model.parameters()).device), past_key_values=cache, use_cache=True)
-    tensors = {i: cache.layers[i].recurrent_states[0][0].float() for i in layout.layers}  # type: ignore[union-attr]
+    on_device = torch.tensor([ids], device=next(model.parameters()).device)
+    model(input_ids=on_device, use_cache=True, **{layout.cache_argument: cache})
+    layers: Any = cache.layers
+    tensors = {i: layers[i].recurrent_states[0][0].float() for i in layout.layers}
     return InitialState(tensors, layout.architecture)
 
 

@@ -9,6 +9,7 @@ from s0.architectures import describe
 from s0.engines.base import Request
 from s0.engines.hf import HFEngine
 from s0.engines.naive import NaiveEngine
+from s0.errors import ConfigError
 from s0.specimens import SPECIMENS, build
 from s0.state import InitialState
 
@@ -22,20 +23,11 @@ class _Tokenizer:
         return " ".join(map(str, ids))
 
 
-#: what the slot cache does not serve yet; `engine=naive` and `generate` do
-OPEN = {
-    "qwen4_exp": "sparse indexer layers keep more than keys and values",
-    "glm5_next": "sparse indexer layers keep more than keys and values",
-    "mamba2": "takes its cache under another name (Layout.cache_argument)",
-}
+#: their sparse indexer layers keep more than keys and values
+REFUSED = ("qwen4_exp", "glm5_next")
 
 
-def _specimen(name):
-    reason = OPEN.get(name.split(" ")[0])
-    return pytest.param(name, marks=pytest.mark.xfail(reason=reason, strict=False)) if reason else name
-
-
-@pytest.mark.parametrize("name", [_specimen(name) for name in SPECIMENS])
+@pytest.mark.parametrize("name", [n for n in SPECIMENS if n.split(" ")[0] not in REFUSED])
 def test_rows_of_different_states_decode_as_one_by_one(name):
     model = build(name)
     model.generation_config.eos_token_id = None
@@ -49,3 +41,9 @@ def test_rows_of_different_states_decode_as_one_by_one(name):
     found = HFEngine(max_slots=4).all(model, _Tokenizer(), requests, states)
     expected = NaiveEngine().all(model, _Tokenizer(), requests, states)
     assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+
+
+@pytest.mark.parametrize("name", [n for n in SPECIMENS if n.split(" ")[0] in REFUSED])
+def test_layers_the_slot_cache_does_not_keep_are_refused(name):
+    with pytest.raises(ConfigError, match="engine=naive"):
+        HFEngine().all(build(name), _Tokenizer(), [Request((1, 2), 2)])
