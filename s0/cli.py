@@ -1,112 +1,170 @@
-"""The command line behind run.py: compose with Hydra, validate, run every cell, keep going, say at the end what happened.
+"""The command line behind run.py: plan with Hydra, run every cell, keep going, say at the end what happened.
 
-Nothing heavy is imported before the config is known to be good.
+Nothing heavy is imported before the whole plan is known to be good.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
+import signal
 import sys
 import time
-import traceback
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from s0 import config as schema
-from s0.cliparse import expand_cells, hydra_error_line
+from s0.clierrors import error_line
+from s0.cliparse import CONFIGS, Plan, make_plan, parse_args
+from s0.debug import profiled
 from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
+from s0.sweep import Failure, Outcome, Sweep, show_failures, work
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs."""
-    args = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; they are shown as one line below
-    status: list[int] = []
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        _hydra(args, status)
-    except KeyboardInterrupt:
+        args = parse_args(sys.argv[1:] if argv is None else argv)
+        if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
+            return _hydra_says(args.argv)
+        if args.config_path or args.config_name or args.experimental_rerun:
+            raise ConfigError(
+                "-cp, -cn and --experimental-rerun: not supported; add a folder of configs with -cd FOLDER"
+            )
+        return run_plan(make_plan(args))
+    except KeyboardInterrupt as stop:
         print("\ninterrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except S0Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
+def _hydra_says(argv: list[str]) -> int:
+    """Hydra's own answers: --help, --cfg, --info, shell completion."""
+    try:
+        _hydra_main(lambda cfg: None, argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except S0Error:
+        raise
     except Exception as error:
-        line = hydra_error_line(error, CONFIGS)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return ConfigError.exit_code
-    return max(status, default=0)
+        raise ConfigError(error_line(error, CONFIGS) or str(error).splitlines()[0]) from error
+    return 0
 
 
-def _hydra(args: list[str], status: list[int]) -> None:
+def _hydra_main(task: Callable[[Any], Any], argv: list[str]) -> None:
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
 
     schema.register()
-
-    @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-    def job(cfg: DictConfig) -> int:
-        overrides = list(HydraConfig.get().overrides.task)
-        code = run_job(OmegaConf.to_container(cfg, resolve=False), overrides)  # type: ignore[arg-type]
-        status.append(code)
-        return code
-
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; they are shown as one line
     saved = sys.argv
-    sys.argv = [saved[0], *args]
+    sys.argv = [saved[0], *argv]
     try:
-        job()
+        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(task)()
     finally:
         sys.argv = saved
 
 
-def run_job(cfg: dict[str, Any], overrides: list[str]) -> int:
-    """All cells of one composed config. Returns the exit code; a failing cell does not stop the others."""
+def run_plan(plan: Plan) -> int:
+    """Run all cells where the plan says (here, workers of this machine, a cluster); print the end. Returns the exit code."""
     start = time.monotonic()
-    cells = [schema.resolve(c) for c in expand_cells(cfg, overrides, CONFIGS)]
-    command = "python run.py " + shlex.join(overrides)
-    if cells[0]["dry_run"]:
+    first = plan.cells[0].config
+    if first["dry_run"]:
         from s0.plan import print_plan
 
-        print_plan(cells)
+        print_plan(plan.cells)
         return 0
-    _threads(cells[0]["engine"]["threads"])
-    from s0.pipeline import Lab, run_cell
-    from s0.records import Record
-    from s0.store import Store
+    if first["workers"] and plan.launcher != "basic":
+        raise ConfigError(f"workers={first['workers']}: only without hydra/launcher={plan.launcher}; drop one of them")
+    lost = ""
+    if plan.launcher != "basic":
+        sweep = Sweep.create(_folder(first), plan.cells)
+        lost = _launch(plan, sweep)
+    elif first["workers"]:
+        from s0.workers import run_pool
 
-    records: list[Record] = []
-    failures: list[tuple[dict[str, Any], str]] = []
-    with Lab(Store(cells[0]["store"]), cells[0]["sandbox"]) as lab:
-        for n, config in enumerate(cells):
-            if len(cells) > 1:
-                print(f"cell {n + 1}/{len(cells)}", flush=True)
-            try:
-                done = run_cell(config, lab, command)
-                records += done
-                _track(config, done)
-            except (KeyboardInterrupt, ConfigError):
-                raise
-            except S0Error as error:
-                failures.append((config, str(error)))
-            except Exception as error:
-                traceback.print_exc()
-                failures.append((config, f"{type(error).__name__}: {error}"))
+        sweep = Sweep.create(_folder(first), plan.cells)
+        lost = run_pool(plan.cells, sweep, first["workers"])
+    else:
+        sweep = Sweep()
+        with profiled(first):
+            work(plan.cells, sweep)
+    outcomes = [sweep.get(n) or _lost(plan, n, lost) for n in range(len(plan.cells))]
+    sweep.remove()
+    return finish(plan, outcomes, Path(first["out"]), time.monotonic() - start)
+
+
+def _folder(config: dict[str, Any]) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+    return Path(config["store"]).resolve() / "sweeps" / name
+
+
+def _lost(plan: Plan, n: int, why: str) -> Outcome:
+    cell = plan.cells[n]
+    message = f"no result: its process was lost{f' ({why})' if why else ''}"
+    return Outcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
+
+
+def _launch(plan: Plan, sweep: Sweep) -> str:
+    """Hand the jobs to the chosen Hydra launcher and wait. Returns why jobs were lost, "" if the launcher is content."""
+    task = remote_job(str(sweep.folder), os.getcwd())
+    try:
+        _hydra_main(task, plan.argv)
+    except Exception as error:
+        return " ".join((error_line(error, CONFIGS) or f"{type(error).__name__}: {error}").split())[:500]
+    return ""
+
+
+def remote_job(folder: str, home: str) -> Callable[[Any], None]:
+    """The function a launcher runs elsewhere, once per job. It carries all it needs: pickled, it forgets this module."""
+
+    def job(cfg: Any) -> None:
+        import os
+        from pathlib import Path
+
+        from hydra.core.hydra_config import HydraConfig
+
+        from s0.sweep import Sweep, work
+
+        if os.path.isdir(home):
+            os.chdir(home)  # relative store and record folders mean the same everywhere
+        overrides = sorted(HydraConfig.get().overrides.task)
+        sweep = Sweep(Path(folder))
+        cells = sweep.plan()
+        work(cells, sweep, [n for n, c in enumerate(cells) if sorted(c.overrides) == overrides])
+
+    return job
+
+
+def finish(plan: Plan, outcomes: Sequence[Outcome], out: Path, seconds: float) -> int:
+    """Print and write the summary of all records, list all failures. Returns the exit code."""
+    from s0.records import read_record
+
+    records = [read_record(Path(p)) for p in dict.fromkeys(p for o in outcomes for p in o.records)]
+    failures = [f for o in outcomes for f in o.failures]
     if records:
-        finish(records, Path(cells[0]["out"]), time.monotonic() - start)
-    for config, message in failures:
-        print(
-            f"failed: {config['model']['name'] or config['model']['path']} / {config['task']['name']} / "
-            f"{config['method']['name']}: {message}\n  run the same command again after fixing it: {command}",
-            file=sys.stderr,
-        )
+        from s0.report import summary_table, write_summary
+
+        print()
+        print(summary_table(records))
+        paths = write_summary(records, out)
+        print(f"\n{len(records)} record(s); written: {', '.join(str(p) for p in paths)}; {seconds:.0f} s", flush=True)
+    show_failures(failures)
     if failures:
-        return JobsFailed.exit_code if len(cells) > 1 else S0Error.exit_code
+        print(f"{len(failures)} failure(s) in {len(plan.cells)} cell(s); finished records are kept", file=sys.stderr)
+        return JobsFailed.exit_code if len(plan.cells) > 1 or records else failures[0].exit_code
     empty = [r for r in records if r.status == "no_solutions"]
     for r in empty:
         print(
@@ -115,26 +173,3 @@ def run_job(cfg: dict[str, Any], overrides: list[str]) -> int:
             file=sys.stderr,
         )
     return NoTrainingSolutions.exit_code if empty else 0
-
-
-def finish(records: list[Any], out: Path, seconds: float) -> None:
-    """Print the summary table and write it, with one figure, to `out`."""
-    from s0.report import summary_table, write_summary
-
-    print()
-    print(summary_table(records))
-    paths = write_summary(records, out)
-    print(f"\n{len(records)} record(s); written: {', '.join(str(p) for p in paths)}; {seconds:.0f} s", flush=True)
-
-
-def _track(config: dict[str, Any], records: list[Any]) -> None:
-    if config["tracking"]["name"] != "none":
-        from s0.tracking import track
-
-        track(config["tracking"], records)
-
-
-def _threads(n: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(n or os.cpu_count() or 1)

@@ -1,39 +1,146 @@
-"""What a command would do, without doing it: cells, seeds, and which records exist already."""
+"""What a command would do, and how far it is, without doing it: no model, data set or download is touched."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s0.cliparse import Planned
 from s0.config import config_hash
+from s0.errors import StoreError
 from s0.records import Record, find_records, read_record
+from s0.store import Store
+from s0.sweep import claim_name
 
 
-def existing(config: dict[str, Any]) -> dict[int, Record]:
-    """Finished records of a cell by seed, matched by config hash (no model or data is read)."""
-    folder = Path(config["records"])
-    if not folder.is_dir():
-        return {}
-    wanted = config_hash(config)
-    found = {}
-    for path in find_records([folder]):
-        record = read_record(path)
-        if record.config_hash == wanted and record.status != "failed" and record.seed in config["seed"]:
-            found[record.seed] = record
-    return found
+@dataclass(frozen=True)
+class State:
+    """Seeds of one cell: done (a record exists), running (claimed now, with the holder), failed (with the error), missing."""
+
+    done: list[int] = field(default_factory=list)
+    running: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
 
 
-def print_plan(cells: list[dict[str, Any]]) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """Records computed together: their wall times are the batch's, not one seed's."""
+
+    kind: tuple[str, str, str]
+    seconds: float
+    seeds: int
+
+
+class Index:
+    """Records of the plan's folders by (config hash, seed). Unreadable ones are told on stderr and left out."""
+
+    def __init__(self, folders: Iterable[Path]):
+        self.by_seed: dict[tuple[str, int], Record] = {}
+        self.failed: dict[tuple[str, int], Record] = {}
+        groups: dict[tuple[Any, ...], Batch] = {}
+        for folder in sorted(set(folders)):
+            for path in find_records([folder]) if folder.is_dir() else []:
+                try:
+                    record = read_record(path)
+                except StoreError as error:
+                    print(f"warning: {error}", file=sys.stderr)
+                    continue
+                (self.failed if record.status == "failed" else self.by_seed)[record.config_hash, record.seed] = record
+                if record.status == "ok":
+                    kind = (record.model, record.task, record.method)
+                    key = (kind, record.config_hash, tuple(sorted(record.wall_s.items())))
+                    seen = groups.get(key)
+                    total = sum(v for k, v in record.wall_s.items() if k != "grade")  # graded while sampling
+                    groups[key] = Batch(kind, total, (seen.seeds if seen else 0) + 1)
+        self.batches = list(groups.values())
+
+    def state(self, config: dict[str, Any]) -> State:
+        store, hashed, state = Store(config["store"]), config_hash(config), State()
+        for seed in config["seed"]:
+            if (hashed, seed) in self.by_seed:
+                state.done.append(seed)
+            elif who := store.holder_of(claim_name(config, seed)):
+                state.running[seed] = who
+            elif (hashed, seed) in self.failed:
+                state.failed[seed] = self.failed[hashed, seed].error or "unknown error"
+            else:
+                state.missing.append(seed)
+        return state
+
+    def estimate(self, config: dict[str, Any], seeds: int) -> float | None:
+        """Seconds for so many seeds of this cell, from finished records of the same model, task and method; else None."""
+        name = config["model"]["name"] or Path(str(config["model"]["path"])).name
+        kind = (name, config["task"]["name"], config["method"]["name"])
+        known = sorted(b.seconds / b.seeds for b in self.batches if b.kind == kind)
+        return known[len(known) // 2] * seeds if known else None
+
+
+def index_of(cells: Sequence[Planned]) -> Index:
+    return Index(Path(c.config["records"]) for c in cells)
+
+
+def print_plan(cells: Sequence[Planned]) -> None:
+    """One line per cell: what exists, what would run, and the cost; then the sum."""
+    index = index_of(cells)
     total = done = 0
-    for config in cells:
-        have = existing(config)
-        missing = [s for s in config["seed"] if s not in have]
-        total, done = total + len(config["seed"]), done + len(have)
-        name = config["model"]["name"] or config["model"]["path"]
-        alpha = config["method"].get("alpha")
-        print(
-            f"  {name} / {config['task']['name']} / {config['method']['name']}"
-            f"{f' alpha={alpha}' if alpha is not None else ''}: {len(have)} of {len(config['seed'])} records exist"
-            f"{', to run: seeds ' + ','.join(map(str, missing)) if missing else ''}"
+    cost: float | None = 0.0
+    for n, cell in enumerate(cells):
+        state = index.state(cell.config)
+        todo = [s for s in cell.config["seed"] if s not in state.done]
+        total, done = total + len(cell.config["seed"]), done + len(state.done)
+        seconds = index.estimate(cell.config, len(todo)) if todo else 0.0
+        cost = None if cost is None or seconds is None else cost + seconds
+        line = f"  [{n + 1}/{len(cells)}] {cell.label()}: "
+        parts = [f"{len(state.done)} record(s) reused"] if state.done else []
+        if todo:
+            parts.append(f"to run: seed {ranges(todo)}, estimated {duration(seconds)}")
+        print(line + "; ".join(parts))
+    print(
+        f"{len(cells)} cell(s), {total} record(s): {done} exist, {total - done} to run; estimated "
+        f"{duration(cost)}. Records are matched by config; the model's files and the data are checked when it runs."
+    )
+
+
+def print_status(cells: Sequence[Planned]) -> int:
+    """Done, running, failed and missing seeds of every cell. Returns 0 when all are done, 1 otherwise."""
+    index = index_of(cells)
+    sums = {"done": 0, "running": 0, "failed": 0, "missing": 0}
+    for n, cell in enumerate(cells):
+        state = index.state(cell.config)
+        parts = [f"done {ranges(state.done)}"] if state.done else []
+        parts += [f"running {ranges(list(state.running))} ({', '.join(sorted(set(state.running.values())))})"] * bool(
+            state.running
         )
-    print(f"{len(cells)} cell(s), {total} record(s), {done} exist, {total - done} to run")
+        parts += [f"failed {ranges(list(state.failed))}"] * bool(state.failed)
+        parts += [f"missing {ranges(state.missing)}"] * bool(state.missing)
+        print(f"  [{n + 1}/{len(cells)}] {cell.label()}: {'; '.join(parts)}")
+        for message in dict.fromkeys(state.failed.values()):
+            seeds = [s for s, m in state.failed.items() if m == message]
+            print(f"      failed {ranges(seeds)}: {message}; rerun: {cell.rerun(seeds)}")
+        for name in sums:
+            sums[name] += len(getattr(state, name))
+    print(f"{len(cells)} cell(s): " + ", ".join(f"{count} {name}" for name, count in sums.items()))
+    return int(sums["done"] < sum(sums.values()))
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """0..4,7 for [0, 1, 2, 3, 4, 7]."""
+    out: list[list[int]] = []
+    for s in sorted(seeds):
+        if out and s == out[-1][-1] + 1:
+            out[-1].append(s)
+        else:
+            out.append([s])
+    return ",".join(f"{r[0]}..{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in out)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown (no comparable record yet)"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

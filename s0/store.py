@@ -6,27 +6,53 @@
 
 A unit is never computed twice: a process that finds a claim taken waits for its result. Locks are `flock` locks: on a
 network file system they need NFSv4 (or any mount that honours flock).
+
+What survives: killing processes loses nothing that was appended. Records and adapter folders are on the disk before they
+carry their name, so a power cut cannot leave half of one; a log may lose its last lines then, which are computed again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from s0.errors import StoreError
+
+#: temporary folders of dead processes are removed when they are older than this (seconds)
+STALE_S = 24 * 3600.0
+WAYS_OUT = (
+    "free disk space or choose a writable folder (store=...) and run the same command again: finished work is kept"
+)
+
+
+def _flock(fd: int, operation: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, operation)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise StoreError(
+                f"{path}: this file system has no locks ({error.strerror}); keep the store on a local disk or a mount "
+                "that honours flock, such as NFSv4 (store=...)"
+            ) from error
+        raise
 
 
 class Log:
-    """An append-only JSONL file of {"k": unit key, "v": value}. Appends are whole lines under a lock, so two processes may
-    write the same log; a line torn by a crash is ignored and the next append starts on a fresh line."""
+    """An append-only JSONL file of {"k": unit key, "v": value}. Appends are whole lines under a lock, so any number of
+    processes may write the same log; a line torn by a crash is ignored and the next append starts on a fresh line.
+
+    The first value of a unit counts. Every process reads the file in the same order, so all agree on it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -34,12 +60,15 @@ class Log:
         self._read_to = 0
 
     def refresh(self) -> dict[str, Any]:
-        """All units now on disk (reads only what was appended since the last call)."""
+        """All units now on disk (reads only what was appended since the last call). Raises StoreError."""
         try:
             with open(self.path, "rb") as f:
+                if os.fstat(f.fileno()).st_size < self._read_to:  # deleted and begun anew: what it held is gone
+                    self._values, self._read_to = {}, 0
                 f.seek(self._read_to)
                 data = f.read()
         except FileNotFoundError:
+            self._values, self._read_to = {}, 0
             return self._values
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be read ({error.strerror}); fix the folder's permissions") from error
@@ -62,19 +91,28 @@ class Log:
         ).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.path) + ".lock"), open(self.path, "ab+") as f:
-                size = f.seek(0, os.SEEK_END)
-                if size:
-                    f.seek(size - 1)
-                    if f.read(1) != b"\n":
-                        text = b"\n" + text
-                f.write(text)
-                f.flush()
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                _flock(fd, fcntl.LOCK_EX, self.path)
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    text = b"\n" + text  # a line torn by a crash ends here
+                try:
+                    _write_all(fd, text)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(fd, size)  # no torn line when only part fitted
+                    raise
+            finally:
+                os.close(fd)
         except OSError as error:
-            raise StoreError(
-                f"cannot append to {self.path}: {error.strerror or error}; free disk space or choose another folder "
-                "(store=...) and run the same command again: finished work is kept"
-            ) from error
+            raise StoreError(f"cannot append to {self.path}: {error.strerror or error}; {WAYS_OUT}") from error
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class Store:
@@ -97,48 +135,95 @@ class Store:
 
     @contextlib.contextmanager
     def new_folder(self, kind: str, key: str) -> Iterator[Path]:
-        """Write a folder whole: the yielded temporary folder becomes `<kind>/<key>` on success and vanishes otherwise."""
+        """Write a folder whole: the yielded temporary folder becomes `<kind>/<key>` on success and vanishes otherwise.
+
+        Raises StoreError when the disk is full or the folder read-only.
+        """
         target = self.folder(kind, key)
+        temporary: Path | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(target.parent, f".{key}.")
             temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}.", suffix=".tmp"))
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {target}: {error.strerror}; choose a writable folder (store=...)"
-            ) from error
-        try:
+            temporary.chmod(0o755)
             yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                _sync(path)  # the contents reach the disk before the name does
             try:
                 os.rename(temporary, target)
             except OSError:
                 if not target.is_dir():  # somebody else finished the same key first: equal by construction
                     raise
+            _sync(target.parent)
         except OSError as error:
-            raise StoreError(
-                f"cannot write {target}: {error.strerror or error}; free disk space and run the same command again"
-            ) from error
+            raise StoreError(f"cannot write {target}: {error.strerror or error}; {WAYS_OUT}") from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     @contextlib.contextmanager
     def claim(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold the claim `name` (yields True), or with wait=False yield False at once when somebody else holds it.
 
-        The lock belongs to the process: it is free again when the process ends, however it ends.
+        The lock belongs to the process: it is free again when the process ends, however it ends. Claims taken while
+        waiting must be taken in one order by everybody (two waiting processes could wait for each other otherwise).
+        Raises StoreError.
         """
         path = self.root / "claims" / f"{name}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(str(path))
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise StoreError(
-                f"cannot claim {path}: {error.strerror or error}; choose a writable folder (store=...)"
-            ) from error
+            raise StoreError(f"cannot claim {path}: {error.strerror or error}; {WAYS_OUT}") from error
         try:
+            try:
+                _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                print(f"  waiting for {holder(path)}, who works on {name}", flush=True)
+                _flock(fd, fcntl.LOCK_EX, path)
+            with contextlib.suppress(OSError):  # only a note for readers; a full disk must not stop the work itself
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
             yield True
         finally:
-            lock.release()
+            os.close(fd)
+
+    def holder_of(self, name: str) -> str | None:
+        """Who holds the claim `name` now ("process 12 on host"), or None. Never waits."""
+        path = self.root / "claims" / f"{name}.lock"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB, path)
+        except BlockingIOError:
+            return holder(path)
+        finally:
+            os.close(fd)
+        return None
+
+
+def holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_stale(folder: Path, prefix: str) -> None:
+    for path in folder.glob(f"{prefix}*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
