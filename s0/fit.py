@@ -104,8 +104,12 @@ def truncate(example: Example, max_length: int) -> Example:
     return Example(example.problem_id, example.prompt_ids, example.completion_ids[:room])
 
 
-def make_batches(jobs: list[FitJob], device: torch.device, token_budget: int, pad_id: int) -> list[Batch]:
-    """All rows of all jobs, sorted by length and packed so that rows x longest <= `token_budget` (at least one row)."""
+def make_batches(jobs: list[FitJob], device: torch.device, token_budget: int | None, pad_id: int) -> list[Batch]:
+    """All rows of all jobs, sorted by length and packed so that rows x longest <= `token_budget` (at least one row).
+
+    None is 2048 on CPU, where a batch should stay in the caches (experiments/LOG.md), and 16384 elsewhere.
+    """
+    budget = token_budget or (2048 if device.type == "cpu" else 16384)
     items: list[tuple[int, int, Example, float]] = []
     for j, job in enumerate(jobs):
         for e in job.examples:
@@ -114,7 +118,7 @@ def make_batches(jobs: list[FitJob], device: torch.device, token_budget: int, pa
     items.sort(key=lambda x: x[0])
     groups: list[list[tuple[int, int, Example, float]]] = []
     for item in items:
-        if groups and (len(groups[-1]) + 1) * item[0] <= token_budget:
+        if groups and (len(groups[-1]) + 1) * item[0] <= budget:
             groups[-1].append(item)
         else:
             groups.append([item])
@@ -324,7 +328,7 @@ def fit_states(
     layout: Layout,
     jobs: list[FitJob],
     *,
-    token_budget: int = 16384,
+    token_budget: int | None = None,
     checkpointing: bool = False,
     pad_id: int = 0,
     progress: Callable[[int, int, list[float]], None] | None = None,

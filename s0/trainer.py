@@ -81,7 +81,7 @@ class S0Trainer:
         self,
         examples: Sequence[tuple[str, int]],
         progress: Callable[[int, int, list[float]], None] | None = None,
-        token_budget: int = 8192,
+        token_budget: int | None = None,
     ) -> dict[str, float]:
         """Learn a state from (full_text, prompt_length_in_tokens) pairs; the loss is on the tokens after the prompt.
 

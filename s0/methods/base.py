@@ -31,7 +31,7 @@ class FitContext:
     tokenizer: Any
     #: s0.architectures.Layout, or None for a model without recurrent layers
     layout: Any
-    token_budget: int = 8192
+    token_budget: int | None = None
     checkpointing: bool = False
     progress: Callable[[int, int, list[float]], None] | None = None
     resume: dict[str, Any] | None = None
