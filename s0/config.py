@@ -259,21 +259,24 @@ class Config:
     workers: int = 0
 
 
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "engine": EngineConfig,
+    "tracking": TrackingConfig,
+}
+
+
 def register() -> None:
     """Register the schemas with Hydra's ConfigStore (idempotent)."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
     store.store(name="base_config", node=Config)
-    for group, schema in (
-        ("model", ModelConfig),
-        ("task", TaskConfig),
-        ("engine", EngineConfig),
-        ("tracking", TrackingConfig),
-    ):
-        store.store(group=group, name=f"base_{group}", node=schema)
-    for name, (schema, _) in METHODS.items():
-        store.store(group="method", name=f"base_{name}", node=schema)
+    for name, group in GROUPS.items():
+        store.store(group=name, name=f"base_{name}", node=group)
+    for name, (method, _) in METHODS.items():
+        store.store(group="method", name=f"base_{name}", node=method)
 
 
 # -- checks that need no model ---------------------------------------------------------------------------------------
@@ -487,7 +490,13 @@ def check_values(config: dict[str, Any]) -> None:
             raise ConfigError(f"method.rank={rank!r}: must be a positive integer or match")
 
 
+#: where files go, how a run is tracked, planned and named: none of it changes a result
+NOT_HASHED = frozenset(
+    ("seed", "store", "records", "out", "tracking", "dry_run", "workers", "debug", "cells", "tiny_cells", "analysis")
+    + ("scale", "experiment")
+)
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """Hash of what determines a cell's result: everything but where files go, how it is tracked and which seeds run."""
-    ignored = {"seed", "store", "records", "out", "tracking", "dry_run", "workers", "debug", "cells", "tiny_cells", "analysis", "scale", "experiment"}
-    return digest({k: v for k, v in config.items() if k not in ignored})
+    return digest({k: v for k, v in config.items() if k not in NOT_HASHED})

@@ -70,7 +70,7 @@ class S0Trainer:
         tokenizer = AutoTokenizer.from_pretrained(name, **trust)
         model = AutoModelForCausalLM.from_pretrained(name, **model_kwargs)
         if torch.cuda.is_available() and "device_map" not in model_kwargs:
-            model = model.to("cuda")
+            model.to("cuda")  # type: ignore[arg-type]
         return cls(model.eval(), tokenizer, config)
 
     @property

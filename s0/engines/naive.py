@@ -22,7 +22,7 @@ class _Draw(LogitsProcessor):
     def __init__(self, request: Request):
         self.request, self.u, self.t = request, uniforms(request.seed, request.max_new_tokens), 0
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         as_row = lambda x: torch.tensor([x], device=scores.device, dtype=torch.float64)  # noqa: E731
         token = choose_tokens(
             scores, as_row(self.u[self.t]), as_row(self.request.temperature), as_row(self.request.top_p)

@@ -38,7 +38,8 @@ class Prefix:
 def harvest(cache: DynamicCache, row: int, length: int, logits: Tensor) -> Prefix:
     """Take row `row` out of a prefilled cache (views; the slots copy them)."""
     prefix = Prefix(length, {}, {}, {}, {}, logits)
-    for i, layer in enumerate(cache.layers):
+    layers: list[Any] = list(cache.layers)
+    for i, layer in enumerate(layers):
         keys = getattr(layer, "keys", None)
         if keys is not None and keys.numel():
             prefix.keys[i], prefix.values[i] = keys[row], layer.values[row]
@@ -132,12 +133,14 @@ class SlotCache(DynamicCache):
         return k[:, :, : self.attended], v[:, :, : self.attended]
 
     def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kw: Any) -> Tensor:
-        store = self.layers[layer_idx].recurrent_states  # type: ignore[union-attr]
+        layer: Any = self.layers[layer_idx]
+        store = layer.recurrent_states
         if self.static:
             store[state_idx].copy_(recurrent_states)
         else:
             store[state_idx] = recurrent_states
-        return store[state_idx]
+        kept: Tensor = store[state_idx]
+        return kept
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return max(self.attended - 1, 0)
