@@ -109,7 +109,7 @@ def requests() -> list[Request]:
     rng = random.Random(SEED)
     openers = _deck(rng, N_TRAIN) + _deck(rng, N_PROBLEMS - N_TRAIN)
     found: list[Request] = []
-    seen: set[tuple[str, ...]] = set()
+    seen: set[str] = set()
     for i, opener in enumerate(openers):
         domain = tuple(DOMAINS)[i % len(DOMAINS)]
         while True:
@@ -117,9 +117,9 @@ def requests() -> list[Request]:
             _, keep, change, reduce = (op.name for op, _ in program.stages)
             # a count is blind to the map, and an untouched list is no program: both would pass for the wrong reason
             idle = (reduce == "count" and change != "same") or (keep == "all" and change == "same")
-            if program.key not in seen and not idle:
+            if program.canonical() not in seen and not idle:
                 break
-        seen.add(program.key)
+        seen.add(program.canonical())
         found.append(Request(program, rng.choice(NAMES), rng.choice(DOMAINS[domain].arguments), opener))
     return found
 

@@ -11,18 +11,12 @@ import random
 from collections.abc import Iterator
 
 from s0.tiny import benchmark
-from s0.tiny.grammar import Program, sample_answer, sample_program, sample_request
-from s0.tiny.operations import DOMAINS
-
-
-def canonical(program: Program, habits: tuple[bool, ...] = (False,) * 4) -> str:
-    """Domain and expression under the domain's first argument names: equal for programs equal up to renaming."""
-    return f"{program.domain}: {program.expression(DOMAINS[program.domain].arguments[0], habits)}"
+from s0.tiny.grammar import sample_answer, sample_program, sample_request
 
 
 def forbidden() -> frozenset[str]:
     """Canonical form of the 164 benchmark programs."""
-    return frozenset(canonical(request.program) for request in benchmark.requests())
+    return frozenset(request.program.canonical() for request in benchmark.requests())
 
 
 def pairs(seed: int, n: int) -> Iterator[tuple[str, str]]:
@@ -33,7 +27,7 @@ def pairs(seed: int, n: int) -> Iterator[tuple[str, str]]:
     while produced < n:
         request = sample_request(rng, sample_program(rng))
         answer = sample_answer(rng, request)
-        if canonical(request.program) in banned or canonical(answer.program, answer.habits) in banned:
+        if request.program.canonical() in banned or answer.program.canonical(answer.habits) in banned:
             continue
         produced += 1
         yield request.prompt, answer.text

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from s0.tiny import corpus
 
+#: Rows of the embedding. Training stops a little earlier, when every word of the corpus is one token; the rest is padding.
 VOCAB_SIZE = 704
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 THINK = ("<think>", "</think>", "<think>\n\n</think>\n\n")
