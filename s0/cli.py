@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, _terminate)
+    # our launcher files carry the plugins' names on purpose: the plugins' schemas then check their keys
+    warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
@@ -142,7 +145,11 @@ def remote_job(folder: str, home: str) -> Callable[[Any], None]:
             os.chdir(home)  # relative store and record folders mean the same everywhere
         overrides = sorted(HydraConfig.get().overrides.task)
         sweep = Sweep(Path(folder))
-        cells = sweep.plan()
+        try:
+            cells = sweep.plan()
+        except FileNotFoundError:  # a job requeued after all its work was done
+            print(f"{folder}: this sweep is over", flush=True)
+            return
         work(cells, sweep, [n for n, c in enumerate(cells) if sorted(c.overrides) == overrides])
 
     return job
