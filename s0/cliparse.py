@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shlex
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
     parser = get_args_parser()
     parser.__class__ = _Parser
+    parser.add_argument("--dry-run", action="store_true", help="Print what would run, and what is stored already")
     argv = ["dry_run=true" if a == "--dry-run" else a for a in argv]
     args = parser.parse_args(argv)
     args.argv = argv
@@ -179,8 +181,22 @@ def _jobs(loader: Any, overrides: list[str], multirun: bool) -> tuple[list[list[
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     if not jobs:
         raise ConfigError(f"-m {shlex.join(overrides)}: no job: a glob(...) matched nothing; see python run.py --help")
-    launcher = str(cfg.hydra.launcher._target_)
-    return jobs, "basic" if launcher.endswith("BasicLauncher") else str(cfg.hydra.runtime.choices["hydra/launcher"])
+    target = str(cfg.hydra.launcher._target_)
+    if target.endswith("BasicLauncher"):
+        return jobs, "basic"
+    name = str(cfg.hydra.runtime.choices["hydra/launcher"])
+    if not _importable(target.rpartition(".")[0]):
+        extra = {"submitit": "slurm", "ray": "ray"}.get(name.partition("_")[0])
+        way = f"pip install 's0[{extra}]'" if extra else "install the package that brings it"
+        raise ConfigError(f"hydra/launcher={name}: {target} is not installed; {way}")
+    return jobs, name
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _cells(job: list[str], hydra_overrides: list[str], configs: Path) -> list[Planned]:
