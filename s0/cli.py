@@ -30,6 +30,8 @@ class Terminated(KeyboardInterrupt):
 def main(argv: list[str] | None = None) -> int:
     """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # waiting threads must not spin: beside sandbox workers or other jobs they slow the run down a hundredfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _terminate)
     # our launcher files carry the plugins' names on purpose: the plugins' schemas then check their keys
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before torch is loaded
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -13,12 +13,15 @@ never end a turn, so completions have a fixed length, stated in the record. Shap
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before torch is loaded
 
 import torch
 

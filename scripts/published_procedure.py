@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before torch is loaded
 
 import torch
 import torch.nn.functional as F
