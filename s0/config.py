@@ -490,13 +490,16 @@ def check_values(config: dict[str, Any]) -> None:
             raise ConfigError(f"method.rank={rank!r}: must be a positive integer or match")
 
 
-#: where files go, how a run is tracked, planned and named: none of it changes a result
+#: where files go, how a run is tracked, planned, named and fitted into the machine: none of it changes a result
 NOT_HASHED = frozenset(
     ("seed", "store", "records", "out", "tracking", "dry_run", "workers", "debug", "cells", "tiny_cells", "analysis")
-    + ("scale", "experiment")
+    + ("scale", "experiment", "train")
 )
 
 
 def config_hash(config: dict[str, Any]) -> str:
     """Hash of what determines a cell's result: everything but where files go, how it is tracked and which seeds run."""
-    return digest({k: v for k, v in config.items() if k not in NOT_HASHED})
+    kept = {k: v for k, v in config.items() if k not in NOT_HASHED}
+    kept["engine"] = {"name": config["engine"]["name"]}
+    kept["sandbox"] = {k: v for k, v in config["sandbox"].items() if k != "workers"}
+    return digest(kept)

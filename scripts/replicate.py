@@ -75,8 +75,8 @@ def main() -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; run again with --only {','.join(failed)}", file=sys.stderr)
         return 4
-    # everything is published: the next replication starts from nothing
-    shutil.rmtree(WORK, ignore_errors=True)
+    if not args.only:  # everything is published: the next replication starts from nothing
+        shutil.rmtree(WORK, ignore_errors=True)
     return 0
 
 
