@@ -185,7 +185,7 @@ def run_seeds(cell: Planned, seeds: list[int], labs: Labs) -> Outcome:
     except Exception as error:
         if len(seeds) > 1:
             parts = [run_seeds(cell, [s], labs) for s in seeds]
-            return Outcome([r for p in parts for r in p.records], _merged([f for p in parts for f in p.failures]))
+            return Outcome([r for p in parts for r in p.records], _merged(cell, [f for p in parts for f in p.failures]))
         return Outcome(failures=[_failed(cell, seeds[0], error)])
     outcome = Outcome([str(record_path(cell.config, r)) for r in records])
     for r in records:
@@ -230,13 +230,12 @@ def _failure(cell: Planned, seeds: list[int], message: str, exit_code: int) -> F
     return Failure(cell.label(), seeds, message, exit_code, cell.rerun(seeds))
 
 
-def _merged(failures: list[Failure]) -> list[Failure]:
+def _merged(cell: Planned, failures: list[Failure]) -> list[Failure]:
     """Seeds that failed with the same words are one failure."""
-    out: dict[str, Failure] = {}
+    seeds: dict[tuple[str, int], list[int]] = {}
     for f in failures:
-        seen = out.get(f.message)
-        out[f.message] = dataclasses.replace(seen, seeds=seen.seeds + f.seeds) if seen else f
-    return list(out.values())
+        seeds.setdefault((f.message, f.exit_code), []).extend(f.seeds)
+    return [_failure(cell, some, message, code) for (message, code), some in seeds.items()]
 
 
 # -- records of a cell ---------------------------------------------------------------------------------------------------

@@ -23,20 +23,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from s0.records import find_records, fingerprint, read_record
 
-LIMITS = (
-    "task.n_train=8 task.n_eval=6 task.samples_per_problem=8 task.max_new_tokens=40 method.n_steps=6 engine.threads=1 "
-    "train.snapshot_s=0"
-).split()
-SLURM = (
-    "hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=null hydra.launcher.cpus_per_task=1 "
-    "hydra.launcher.mem_gb=null hydra.launcher.array_parallelism=2"
-).split()
-RAY = "hydra/launcher=ray hydra.launcher.ray.init.num_cpus=2 hydra.launcher.ray.remote.num_gpus=0".split()
+ROOT = Path(__file__).resolve().parent.parent
+LIMITS = [
+    "task.n_train=8",
+    "task.n_eval=6",
+    "task.samples_per_problem=8",
+    "task.max_new_tokens=40",
+    "method.n_steps=6",
+    "engine.threads=1",
+    "train.snapshot_s=0",
+]
+SLURM = [
+    "hydra/launcher=submitit_slurm",
+    "hydra.launcher.gpus_per_node=null",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.mem_gb=null",
+    "hydra.launcher.array_parallelism=2",
+]
+RAY = ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_gpus=0"]
 
 
 class Trial:
@@ -144,15 +152,13 @@ def slurm(trial: Trial) -> dict[str, str]:
 
 
 def requeue_one(trial: Trial, env: dict[str, str]) -> None:
-    """Cancel and requeue the job that is sampling, as a preemption would."""
-    logs = trial.folder / "store" / "completions"
+    """Cancel and requeue the first job that has begun, as a preemption would."""
     end = time.monotonic() + 120
-    while not any(p.stat().st_size for p in logs.glob("*.jsonl")):
+    while not (begun := [p for p in trial.folder.rglob("*_log.out") if b"Starting with" in p.read_bytes()]):
         if time.monotonic() > end:
-            raise SystemExit("slurm: no job started within two minutes")
-        time.sleep(0.02)
-    running = _slurm(env, "squeue", "-h", "-r", "-t", "R", "-o", "%F_%K").split()
-    _slurm(env, "scontrol", "requeue", running[0])
+            raise SystemExit("slurm: no job began within two minutes")
+        time.sleep(0.01)
+    _slurm(env, "scontrol", "requeue", begun[0].parent.name)
 
 
 def release(env: dict[str, str]) -> None:

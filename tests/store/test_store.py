@@ -102,10 +102,15 @@ def test_nan_is_refused_and_leaves_the_log_whole(tmp_path: Path) -> None:
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError, match="boom"), store.new_folder("adapters", "k") as folder:
-        (folder / "half").write_text("x")
-        assert not store.has_folder("adapters", "k")
-        raise RuntimeError("boom")
+
+    def fail_half_way() -> None:
+        with store.new_folder("adapters", "k") as folder:
+            (folder / "half").write_text("x")
+            assert not store.has_folder("adapters", "k")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail_half_way()
     assert list((tmp_path / "adapters").iterdir()) == []
     with store.new_folder("adapters", "k") as folder:
         (folder / "sub").mkdir()
@@ -170,20 +175,22 @@ def one_line(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(small_disk: Path) -> None:
     log = Log(small_disk / "completions" / "l.jsonl")
     stored = {}
-    with pytest.raises(StoreError) as error:
+
+    def fill() -> None:
         for n in range(1000):
             log.append({str(n): "x" * 3000})
             stored[str(n)] = "x" * 3000
+
+    with pytest.raises(StoreError) as error:
+        fill()
     one_line(error, "No space left", str(log.path), "finished work is kept", "store=")
     assert 50 < len(stored) < 1000
     assert Log(log.path).refresh() == stored
     assert log.path.read_bytes().endswith(b"\n"), "the part that fitted was taken back"
-    filler = small_disk / "filler"
     with pytest.raises(StoreError) as error, Store(small_disk).new_folder("adapters", "k") as folder:
         (folder / "f").write_bytes(b"x" * 600_000)
     one_line(error, "No space left", "adapters/k")
     assert list((small_disk / "adapters").iterdir()) == []
-    filler.write_bytes(b"")
     with pytest.raises(StoreError) as error:
         write_record(small_disk / "records", record(1), [{"text": "x" * 600_000}])
     one_line(error, "No space left")
