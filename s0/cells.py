@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from s0.methods import Adapter, TrainingSet
@@ -17,56 +16,59 @@ from s0.state import InitialState
 CONTROL_SEED = 7_919
 
 
-def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, AlphaChoice], list[TrainingSet]]:
-    """How alpha is set per seed, and the extra training sets that choosing it needs.
+Folds = dict[int, list[tuple[TrainingSet, list[Problem]]]]
+
+
+def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, AlphaChoice], Folds]:
+    """How alpha is set per seed, and for "auto" the folds (a training set, the problems to evaluate it on) per seed.
 
     "auto" is two-fold cross-validation over the training problems: a state learned on the even problems is evaluated
     greedily on the odd ones and the other way round, for every alpha of the grid; the best mean wins, the smallest alpha
     among equals. Held-out problems play no part (the published alphas were chosen on them). The folds are trained in the
-    same batch as the final states.
+    same batch as the final states; `decide_alphas` does the rest.
     """
     method = cell.method
     if not isinstance(method, S0):
         alpha = cell.config["method"].get("alpha")
-        return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, []
+        return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, {}
     fixed = method.alpha(cell.subject.layout)
     if fixed is not None:
         source = "architecture default" if cell.config["method"]["alpha"] is None else "config"
-        return {s: AlphaChoice(fixed, source) for s in sets}, []
+        return {s: AlphaChoice(fixed, source) for s in sets}, {}
     index = {p.id: n for n, p in enumerate(cell.train_problems)}
-    choices, extra = {}, []
+    folds: Folds = {}
     for seed, one in sets.items():
-        folds = []
+        folds[seed] = []
         for parity in (0, 1):
             part = [e for e in one.examples if index[e.problem_id] % 2 == parity]
             others = [p for n, p in enumerate(cell.train_problems) if n % 2 != parity]
             if part and others:
-                folds.append((TrainingSet(seed, part), others))
-        extra += [f for f, _ in folds]
-        choices[seed] = AlphaChoice(None, "auto", pending=_chooser(folds))
-    return choices, extra
+                folds[seed].append((TrainingSet(seed, part), others))
+    default = method.default_alpha(cell.subject.layout)
+    return {s: AlphaChoice(default, "architecture default (too few problems for auto)") for s in sets}, folds
 
 
-def _chooser(folds: list[tuple[TrainingSet, list[Problem]]]) -> Callable[..., Any]:
-    def finish(cell: Cell, trained: dict[str, Adapter]) -> tuple[float, str, dict[str, float]]:
-        grid = sorted(set(cell.config["method"]["alpha_grid"]))
-        if not folds:
-            return cell.subject.layout.family.default_alpha, "architecture default (too few problems for auto)", {}
-        wanted = []
-        for fold, problems in folds:
+def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, trained: dict[str, Adapter]) -> None:
+    """Evaluate all folds of all seeds at every alpha in one batch and set each seed's choice."""
+    grid = sorted(set(cell.config["method"]["alpha_grid"]))
+    wanted: list[EvalRequest] = []
+    owners: list[tuple[int, float]] = []
+    for seed, parts in folds.items():
+        for fold, problems in parts:
             key = adapter_key(cell.subject, cell.method, fold)
             state = trained[key].state
             assert state is not None
-            wanted += [EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)) for a in grid]
-        results = cell.evaluate(wanted)
-        scores = {}
-        for n, a in enumerate(grid):
-            outcomes = [o for e in results[n :: len(grid)] for o in e.outcomes]
-            scores[f"{a:g}"] = sum(o.passed for o in outcomes) / len(outcomes)
+            for a in grid:
+                wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)))
+                owners.append((seed, a))
+    passed: dict[tuple[int, float], list[bool]] = {}
+    for owner, evaluation in zip(owners, cell.evaluate(wanted) if wanted else [], strict=True):
+        passed.setdefault(owner, []).extend(o.passed for o in evaluation.outcomes)
+    for seed in {s for s, _ in owners}:
+        scores = {a: sum(passed[seed, a]) / len(passed[seed, a]) for a in grid}
         best = max(scores.values())
-        return next(a for a in grid if scores[f"{a:g}"] == best), "auto", scores
-
-    return finish
+        alpha = next(a for a in grid if scores[a] == best)
+        choices[seed] = AlphaChoice(alpha, "auto", {f"{a:g}": v for a, v in scores.items()})
 
 
 def _at(state: InitialState, alpha: float, cell: Cell) -> InitialState:

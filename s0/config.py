@@ -396,7 +396,22 @@ def resolve_method(method: dict[str, Any], model_defaults: dict[str, Any]) -> di
 
 #: where files go, how a run is tracked, planned, named and fitted into the machine: none of it changes a result
 NOT_HASHED = frozenset(
-    "seed store records out tracking dry_run workers debug cells tiny_cells analysis scale experiment train".split()
+    [
+        "seed",
+        "store",
+        "records",
+        "out",
+        "tracking",
+        "dry_run",
+        "workers",
+        "debug",
+        "cells",
+        "tiny_cells",
+        "analysis",
+        "scale",
+        "experiment",
+        "train",
+    ]
 )
 
 

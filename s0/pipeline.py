@@ -298,7 +298,7 @@ class EvalRequest:
 
 def run_cell(config: dict[str, Any], lab: Lab, command: str = "") -> list[Record]:
     """All records of one cell, one per seed: found if they exist, computed otherwise. Raises S0Error."""
-    from s0.cells import choose_alphas, evaluations_of
+    from s0.cells import choose_alphas, decide_alphas, evaluations_of
 
     cell = Cell(config, lab)
     try:
@@ -320,10 +320,10 @@ def run_cell(config: dict[str, Any], lab: Lab, command: str = "") -> list[Record
             alphas: dict[int, AlphaChoice] = {}
             if cell.method.name != "none" and trainable:
                 with cell.timed("train"):
-                    alphas, extra = choose_alphas(cell, sets)
+                    alphas, folds = choose_alphas(cell, sets)
+                    extra = [one for parts in folds.values() for one, _ in parts]
                     trained = train(cell.store, cell.subject, cell.method, [*sets.values(), *extra], config["train"])
-                    for choice in alphas.values():
-                        choice.finish(cell, trained)
+                    decide_alphas(cell, alphas, folds, trained)
                     for s in trainable:
                         adapters[s] = trained[adapter_key(cell.subject, cell.method, sets[s])]
             with cell.timed("evaluate"):
@@ -354,12 +354,6 @@ class AlphaChoice:
     alpha: float | None
     source: str
     scores: dict[str, float] = field(default_factory=dict)
-    pending: Any = None
-
-    def finish(self, cell: Cell, trained: dict[str, Adapter]) -> None:
-        if self.pending is not None:
-            self.alpha, self.source, self.scores = self.pending(cell, trained)
-            self.pending = None
 
 
 def _record(

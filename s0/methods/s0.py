@@ -118,7 +118,11 @@ class S0(Method):
         value = self.settings["alpha"]
         if value == "auto":
             return None
-        return layout.family.default_alpha if value is None else float(value)
+        return self.default_alpha(layout) if value is None else float(value)
+
+    @staticmethod
+    def default_alpha(layout: Layout) -> float:
+        return float(layout.family.default_alpha)
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
         s = self.settings
