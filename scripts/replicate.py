@@ -61,7 +61,9 @@ def main() -> int:
         start = time.monotonic()
         made = WORK / name
         command = [sys.executable, "run.py", f"experiment={name}", *overrides]
-        command += [f"records={made}", f"store={WORK / 'store'}", f"out={WORK / 'summary' / name}"]
+        # relative to the repository, so that records name no path of this machine
+        folder = WORK.relative_to(ROOT)
+        command += [f"records={folder / name}", f"store={folder / 'store'}", f"out={folder / 'summary' / name}"]
         print(f"== {name}: python run.py experiment={name} {' '.join(overrides)}", flush=True)
         code = subprocess.run(command, cwd=ROOT).returncode
         if code == 130:
