@@ -51,5 +51,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_rows(path: Path, value: dict[str, Any]) -> None:
+    """`write_json` with one line per field of the outer objects and one line per item of lists of objects: as small as
+    compact JSON nearly, and still read and compared line by line."""
+    write_text(path, _rows(value, 0) + "\n")
+
+
+def _rows(value: Any, depth: int) -> str:
+    pad = " " * (depth + 1)
+    if isinstance(value, dict) and value and depth < 3 and any(isinstance(v, (dict, list)) for v in value.values()):
+        body = ",\n".join(f"{pad}{json.dumps(k)}: {_rows(value[k], depth + 1)}" for k in sorted(value))
+        return "{\n" + body + "\n" + pad[:-1] + "}"
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        return "[\n" + ",\n".join(pad + _line(v) for v in value) + "\n" + pad[:-1] + "]"
+    return _line(value)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s0.errors import StoreError
-from s0.files import write_json, write_jsonl
+from s0.files import write_jsonl, write_rows
 from s0.schema import Outcome, digest
 
 SCHEMA_VERSION = 1
@@ -171,7 +171,7 @@ def write_record(folder: Path, record: Record, problems: list[dict[str, Any]] | 
     if problems is not None:
         write_jsonl(stem.with_name(stem.name + ".jsonl"), problems)
     path = stem.with_name(stem.name + ".json")
-    write_json(path, record.to_json())
+    write_rows(path, record.to_json())
     return path
 
 
