@@ -30,7 +30,7 @@ def test_rows_are_the_same_json(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     target = tmp_path / "x"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError("killed here")
     assert target.read_text() == "old"
