@@ -271,6 +271,13 @@ def check_rest(config: dict[str, Any]) -> None:
         raise ConfigError(f"workers={config['workers']}: must be between 0 (this process) and 1024")
     if config["analysis"] and config["analysis"] not in ANALYSES:
         raise ConfigError(f"analysis={config['analysis']!r}: {suggest(config['analysis'], list(ANALYSES))}")
+    tracking = config["tracking"]
+    if tracking["mode"] not in (None, "online", "offline"):
+        raise ConfigError(
+            f"tracking.mode={tracking['mode']!r}: choices: online, offline, null (online if there is a key)"
+        )
+    if tracking["name"] == "wandb" and not _importable("wandb"):
+        raise ConfigError("tracking=wandb: wandb is not installed; pip install 's0[wandb]' or use tracking=none")
     path = str(config["model"]["path"])
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "embedded:")) and not os.path.isdir(path)
     if not hub_id:
