@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from s0.progress import bar
 from s0.schema import Problem, Verdict, digest
 from s0.store import Store
 from s0.tasks.base import GradingItem, Task
@@ -81,8 +82,11 @@ class Grader:
     def wait(self) -> None:
         """Until everything submitted is graded and stored. Raises SandboxError."""
         self._hand_over()
-        for f in self._futures:
-            f.result()
+        if self._futures:
+            with bar("verify", len(self._futures), f"batches of up to {BATCH} answers", 1.0) as progress:
+                for f in self._futures:
+                    f.result()
+                    progress.advance()
         self._futures.clear()
         self._running.clear()
         self._known = self.log.refresh()

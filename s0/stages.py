@@ -159,8 +159,8 @@ def train(
         with bar(f"train {method.label()} x{len(keys)}", None, "steps") as progress:
 
             def after(step: int, n_steps: int, losses: list[float]) -> None:
-                progress.advance()
-                progress.note(f"step {step}/{n_steps}, mean loss {sum(losses) / len(losses):.4f}")
+                progress.to(step, n_steps)
+                progress.note(f"mean loss {sum(losses) / len(losses):.4f}")
 
             ctx = _context(subject, settings)
             ctx.progress = after
