@@ -26,8 +26,9 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
     "auto" is two-fold cross-validation over the training problems: a state learned on one half is evaluated greedily on
     the other and the other way round, for every alpha of the grid; the best mean wins, the smallest alpha among equals.
     The halves are drawn at random once for all seeds: benchmarks have structure in their order (minieval's domains
-    alternate, and halves by parity would have measured transfer between domains). Held-out problems play no part (the published alphas were chosen on them). The folds are trained in the
-    same batch as the final states; `decide_alphas` does the rest.
+    alternate, and halves by parity would have measured transfer between domains). Held-out problems play no part (the
+    published alphas were chosen on them). The folds are trained in the same batch as the final states; `decide_alphas`
+    does the rest.
     """
     method = cell.method
     if not isinstance(method, S0):
