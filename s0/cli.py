@@ -106,8 +106,10 @@ def run_plan(plan: Plan) -> int:
         sweep = Sweep()
         with profiled(first):
             work(plan.cells, sweep)
-    outcomes = [sweep.get(n) or _lost(plan, n, lost) for n in range(len(plan.cells))]
-    sweep.remove()
+    known = [sweep.get(n) for n in range(len(plan.cells))]
+    if all(known) or plan.launcher == "basic":
+        sweep.remove()  # cluster jobs that still run or wait go on using it
+    outcomes = [o or _lost(plan, n, lost) for n, o in enumerate(known)]
     return finish(plan, outcomes, Path(first["out"]), time.monotonic() - start)
 
 
@@ -118,7 +120,8 @@ def _folder(config: dict[str, Any]) -> Path:
 
 def _lost(plan: Plan, n: int, why: str) -> Outcome:
     cell = plan.cells[n]
-    message = f"no result: its process was lost{f' ({why})' if why else ''}"
+    what = "its process died" if plan.launcher == "basic" else "its job failed, was cancelled, or still waits or runs"
+    message = f"no result: {what}{f' ({why})' if why else ''}"
     return Outcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
 
 
