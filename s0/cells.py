@@ -55,6 +55,8 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
 
 def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, trained: dict[str, Adapter]) -> None:
     """Evaluate all folds of all seeds at every alpha in one batch and set each seed's choice."""
+    if not folds:
+        return
     grid = sorted(set(cell.config["method"]["alpha_grid"]))
     wanted: list[EvalRequest] = []
     owners: list[tuple[int, float]] = []
@@ -67,7 +69,7 @@ def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, tra
                 wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)))
                 owners.append((seed, a))
     passed: dict[tuple[int, float], list[bool]] = {}
-    for owner, evaluation in zip(owners, cell.evaluate(wanted) if wanted else [], strict=True):
+    for owner, evaluation in zip(owners, cell.evaluate(wanted), strict=True):
         passed.setdefault(owner, []).extend(o.passed for o in evaluation.outcomes)
     for seed in {s for s, _ in owners}:
         scores = {a: sum(passed[seed, a]) / len(passed[seed, a]) for a in grid}

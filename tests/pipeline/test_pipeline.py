@@ -193,6 +193,26 @@ def test_no_verified_solution_is_a_record_not_a_crash(tmp_path: Path) -> None:
     assert r.tuned is None
 
 
+@pytest.mark.parametrize("method", ["none", "state_offset", "lora"])
+def test_every_method_runs_through_the_pipeline(first: tuple[Path, list[Record]], method: str) -> None:
+    tmp, _ = first
+    limits = [x for x in LIMITS if not x.startswith("method.")] + (["method.n_steps=2"] if method != "none" else [])
+    cfg = config(tmp, f"method={method}", "seed=0", *limits, limits=False)
+    (r,) = run(cfg)
+    assert (r.status, r.method) == ("ok", method)
+    assert r.tuned is not None
+    assert r.method_info["inference_cost"] in ("none", "merge", "per-step")
+    assert (r.method_info["trainable_params"] > 0) == (method != "none")
+
+
+def test_prefix_tunes_the_transformer_and_refuses_the_hybrid(tmp_path: Path) -> None:
+    small = ["task.n_train=8", "task.n_eval=4", "task.samples_per_problem=4", "method.n_steps=2", "seed=0"]
+    (r,) = run(config(tmp_path, "model=tiny_transformer", "method=prefix", *small, limits=False))
+    assert (r.status, r.method_info["inference_cost"]) == ("ok", "extra tokens")
+    with pytest.raises(ArchitectureError):
+        run(config(tmp_path, "model=tiny_gdn", "method=prefix", *small, limits=False))
+
+
 def test_real_humaneval_end_to_end(tmp_path: Path) -> None:
     cfg = config(tmp_path, "task=humaneval", "task.n_train=2", "task.n_eval=2", "seed=0", "method.alpha=0.3")
     (r,) = run(cfg)
@@ -202,8 +222,6 @@ def test_real_humaneval_end_to_end(tmp_path: Path) -> None:
 
 
 def test_pure_transformer_is_refused_by_s0(tmp_path: Path) -> None:
-    if not (EMBEDDED / "tiny_transformer").exists():
-        pytest.skip("tiny_transformer is not shipped")
     with pytest.raises(ArchitectureError, match="no recurrent layer"):
         run(config(tmp_path, "model=tiny_transformer", "seed=0", "method.alpha=0.3"))
 
