@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -23,10 +24,13 @@ from typing import Any
 
 from s0.cliparse import Planned
 from s0.config import config_hash
-from s0.errors import S0Error
+from s0.errors import ArchitectureError, ConfigError, S0Error, SandboxError
 from s0.files import write_json
 from s0.schema import digest
 from s0.store import Store
+
+#: errors that no choice of seeds can avoid: the seeds are not tried one by one
+WHOLE_CELL = (ArchitectureError, ConfigError, SandboxError)
 
 
 @dataclass(frozen=True)
@@ -178,22 +182,41 @@ def run_seeds(cell: Planned, seeds: list[int], labs: Labs) -> Outcome:
     does not cost the others; what still fails is kept as a record with status "failed"."""
     from s0.pipeline import run_cell
 
+    failure: Outcome | None = None
     try:
         set_threads(cell.config)
         lab = labs.get(cell.config)
         records = run_cell({**cell.config, "seed": seeds}, lab, cell.command)
     except Exception as error:
-        if len(seeds) > 1:
-            parts = [run_seeds(cell, [s], labs) for s in seeds]
-            return Outcome([r for p in parts for r in p.records], _merged(cell, [f for p in parts for f in p.failures]))
-        return Outcome(failures=[_failed(cell, seeds[0], error)])
+        if len(seeds) == 1 or isinstance(error, WHOLE_CELL):
+            failure = Outcome(failures=_merged(cell, [_failed(cell, s, error, n == 0) for n, s in enumerate(seeds)]))
+    else:
+        return _finished(cell, seeds, lab, records)
+    _free_memory()  # outside the except block: the traceback held the tensors of the run that failed
+    if failure is not None:
+        return failure
+    parts = [run_seeds(cell, [s], labs) for s in seeds]
+    return Outcome([r for p in parts for r in p.records], _merged(cell, [f for p in parts for f in p.failures]))
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _finished(cell: Planned, seeds: list[int], lab: Any, records: list[Any]) -> Outcome:
     outcome = Outcome([str(record_path(cell.config, r)) for r in records])
     for r in records:
         failed_path(cell.config, r.seed).unlink(missing_ok=True)
     try:
         _after(cell.config, lab, records)
-    except S0Error as error:
-        outcome.failures.append(_failure(cell, seeds, str(error), error.exit_code))
+    except Exception as error:
+        if not isinstance(error, S0Error):
+            traceback.print_exception(error)
+        outcome.failures.append(_failure(cell, seeds, _words(error), getattr(error, "exit_code", S0Error.exit_code)))
     return outcome
 
 
@@ -213,17 +236,21 @@ def _after(config: dict[str, Any], lab: Any, records: list[Any]) -> None:
         check_overfit(records)
 
 
-def _failed(cell: Planned, seed: int, error: Exception) -> Failure:
+def _failed(cell: Planned, seed: int, error: Exception, show: bool) -> Failure:
     """Note a failed seed as a record. A bug's traceback goes to stderr; an expected error is one line at the end."""
-    message = str(error) if isinstance(error, S0Error) else f"{type(error).__name__}: {error}"
-    message = " ".join(message.split())
-    if not isinstance(error, S0Error):
+    message = _words(error)
+    if show and not isinstance(error, S0Error):
         traceback.print_exception(error)
     try:
         write_failed(cell, seed, message)
     except S0Error as second:
         message += f" (and the failure could not be recorded: {second})"
-    return _failure(cell, [seed], message, error.exit_code if isinstance(error, S0Error) else S0Error.exit_code)
+    return _failure(cell, [seed], message, getattr(error, "exit_code", S0Error.exit_code))
+
+
+def _words(error: Exception) -> str:
+    """The error as one line."""
+    return " ".join((str(error) if isinstance(error, S0Error) else f"{type(error).__name__}: {error}").split())
 
 
 def _failure(cell: Planned, seeds: list[int], message: str, exit_code: int) -> Failure:

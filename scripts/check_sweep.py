@@ -34,9 +34,10 @@ LIMITS = [
     "task.samples_per_problem=8",
     "task.max_new_tokens=40",
     "method.n_steps=6",
-    "engine.threads=1",
-    "train.snapshot_s=0",
 ]
+#: equal records need an equal number of threads (sums are split differently); snapshots at every step, to be killed after
+ALWAYS = ["engine.threads=1", "train.snapshot_s=0"]
+LIMITS += ALWAYS
 SLURM = [
     "hydra/launcher=submitit_slurm",
     "hydra.launcher.gpus_per_node=null",
@@ -211,7 +212,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="no limits")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder, removed at the end)")
     options = parser.parse_args()
-    sweep = [f"method.alpha={options.alphas}", f"seed={options.seeds}", *([] if options.full else LIMITS)]
+    sweep = [f"method.alpha={options.alphas}", f"seed={options.seeds}", *(ALWAYS if options.full else LIMITS)]
     folder = options.folder or Path(tempfile.mkdtemp(prefix="check_sweep"))
     wrong = 0
     try:

@@ -39,7 +39,7 @@ def test_a_failing_cell_leaves_the_others_and_its_rerun_command_works(tmp_path: 
     done = run("-m", models, "seed=0..1", "method.alpha=0.03", *check_sweep.LIMITS, *places)
     assert done.returncode == 4, done.stderr
     first, last = ours(done.stderr)
-    found = re.fullmatch(r"failed: tiny_gdn / minieval / s0 model\.path=(\S+) / seed 0,1: (.*); rerun: (.*)", first)
+    found = re.fullmatch(r"failed: broken / minieval / s0 model\.path=(\S+) / seed 0,1: (.*); rerun: (.*)", first)
     assert found, first
     assert found[1] == str(broken)
     assert "transformers cannot load it" in found[2]
@@ -101,3 +101,23 @@ def test_a_read_only_or_full_store_is_one_line_and_exit_code_one(tmp_path: Path)
         assert "Read-only file system" in ours(done.stderr)[0]
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_no_verified_solution_is_a_record_one_line_per_seed_and_exit_code_three(tmp_path: Path) -> None:
+    places = [f"store={tmp_path / 'store'}", f"records={tmp_path / 'records'}", f"out={tmp_path / 'out'}"]
+    limits = [o for o in check_sweep.LIMITS if "max_new_tokens" not in o]
+    done = run("seed=0..1", *limits, "task.max_new_tokens=1", *places)
+    assert done.returncode == 3, done.stderr
+    assert len(ours(done.stderr)) == 2
+    assert all(line.startswith("no training solution: tiny_gdn / minieval / seed ") for line in ours(done.stderr))
+    assert [read_record(p).status for p in (tmp_path / "records").glob("*.json")] == ["no_solutions"] * 2
+
+
+def test_a_model_that_s0_cannot_adapt_is_one_failure_not_one_per_seed(tmp_path: Path) -> None:
+    places = [f"store={tmp_path / 'store'}", f"records={tmp_path / 'records'}", f"out={tmp_path / 'out'}"]
+    done = run("model=tiny_transformer", "method=s0", "seed=0..1", *check_sweep.LIMITS, *places)
+    assert done.returncode == 1, done.stderr
+    first, last = ours(done.stderr)
+    assert first.startswith("failed: tiny_transformer / minieval / s0 / seed 0,1: ")
+    assert "rerun: python run.py model=tiny_transformer" in first
+    assert last.startswith("1 failure(s) in 1 cell(s)")
