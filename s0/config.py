@@ -228,6 +228,10 @@ METHODS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
+#: presets of models shipped with the package (s0/tiny)
+EMBEDDED = frozenset(["tiny_gdn", "tiny_mamba2", "tiny_transformer"])
+
+
 @dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -249,7 +253,7 @@ class Config:
     tiny_cells: list[str] = field(default_factory=list)
     #: analysis of the learned states to run after the cells (s0/analysis): persistence | probe | alpha_prediction
     analysis: str = ""
-    #: paper: as published | tiny: the embedded models and benchmark stand in (see configs/experiment/README.md)
+    #: paper: as published | tiny: the embedded models and benchmark stand in (see experiments/README.md)
     scale: str = "paper"
     store: str = "outputs/store"
     records: str = "outputs/records"
@@ -373,11 +377,24 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {str(k): v for k, v in raw.items()}
     check_keys(config)
     config["seed"] = parse_seeds(config["seed"])
+    config["model"] = own_model(config["model"])
     config["method"] = resolve_method(config["method"], config["model"].get("hyperparameters") or {})
     from s0.config_values import check_values
 
     check_values(config)
     return config
+
+
+def own_model(model: dict[str, Any]) -> dict[str, Any]:
+    """The model group, without an embedded preset's name and hyper-parameters where `path` is another checkpoint.
+
+    The default model is an embedded one: `model.path=DIR` alone would put its name into records and tables and train the
+    checkpoint with what was found for a model of under a million parameters. A published preset keeps both, since its path
+    is replaced to read the same checkpoint from a folder; so does whatever is given a name of its own (`model.name=`).
+    """
+    if model.get("name") not in EMBEDDED or str(model.get("path")).startswith("embedded:"):
+        return model
+    return {**model, "name": "", "hyperparameters": {}}
 
 
 def resolve_method(method: dict[str, Any], model_defaults: dict[str, Any]) -> dict[str, Any]:

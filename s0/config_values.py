@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -36,7 +37,7 @@ def check_values(config: dict[str, Any]) -> None:
     _one_of(config, "task.name", list(TASKS))
     _one_of(config, "task.match", ["official", "set", "published"])
     _one_of(config, "engine.name", list(ENGINES))
-    _one_of(config, "tracking.name", ["none", "wandb", "tensorboard"])
+    _one_of(config, "tracking.name", ["none", "wandb"])
     _one_of(config, "model.dtype", ["auto", "float32", "bfloat16", "float16"])
     _one_of(config, "scale", ["paper", "tiny"])
     device = config["model"]["device"]
@@ -56,6 +57,7 @@ def check_values(config: dict[str, Any]) -> None:
         ("task.grading_timeout_s", 0.01, 3600, False),
         ("engine.max_slots", 1, 65536, True),
         ("engine.threads", 1, 4096, True),
+        ("engine.memory_gb", 1e-6, float("inf"), False),
         ("engine.prefill_tokens", 1, float("inf"), True),
         ("sandbox.workers", 1, 1024, True),
         ("sandbox.memory_mb", 64, float("inf"), True),
@@ -79,7 +81,7 @@ def check_values(config: dict[str, Any]) -> None:
         raise ConfigError("task.legacy_padding=true: only the greedy protocol was batched that way; set eval_samples=1")
     if method["name"] in ("s0", "state_offset"):
         alpha = method["alpha"]
-        numeric = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        numeric = isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and math.isfinite(alpha)
         if alpha is not None and alpha != "auto" and not numeric:
             raise ConfigError(f"method.alpha={alpha!r}: must be a number, auto or null")
         layers = method["layers"]

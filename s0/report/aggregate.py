@@ -24,7 +24,8 @@ _DEFINING_GROUPS = ("method", "task")
 #: shown in columns of their own, or where data lies and how long grading may take
 _IGNORED_KEYS = frozenset(
     {"method.name", "method.alpha", "method.alpha_grid", "method.control", "task.name", "task.path", "task.hub_id",
-     "task.hub_revision", "task.database_dir", "task.grading_timeout_s", "task.legacy_padding", "task.legacy_batch"}
+     "task.hub_revision", "task.database_dir", "task.grading_timeout_s", "task.legacy_padding", "task.legacy_batch",
+     "task.ks"}
 )  # fmt: skip
 _NAN = MeanStd(math.nan, math.nan, 0)
 
@@ -119,7 +120,9 @@ def alpha_text(record: Record) -> str:
     """The alpha that defines the cell: "auto" where every seed chose its own on training problems."""
     if record.training.alpha_source == "auto" or record.config.get("method", {}).get("alpha") == "auto":
         return "auto"
-    return "" if record.alpha is None else f"{record.alpha:g}"
+    # a seed that was never trained has no alpha of its own
+    alpha = record.alpha if record.alpha is not None else record.config.get("method", {}).get("alpha")
+    return "" if alpha is None else f"{alpha:g}"
 
 
 def _padding(record: Record) -> str:
@@ -133,8 +136,11 @@ def _flatten(prefix: str, value: Any) -> dict[str, Any]:
     return {prefix: repr(value) if isinstance(value, list) else value}
 
 
+#: other weights or other problems are another experiment even under the same name
+_IDENTITY = ("weights", "dtype", "dataset")
+
+
 def _settings(record: Record) -> dict[str, Any]:
-    # other weights or other problems are another experiment even under the same name
     flat = {
         "weights": str(record.model_info.get("weights_sha256"))[:8],
         "dtype": record.model_info.get("dtype"),
@@ -144,6 +150,19 @@ def _settings(record: Record) -> dict[str, Any]:
         if group in record.config:
             flat |= _flatten(group, record.config[group])
     return {k: v for k, v in flat.items() if k not in _IGNORED_KEYS}
+
+
+def _complete(settings: list[dict[str, Any]], members: list[Record]) -> None:
+    """A failed record may not know its weights and data (it failed before); it belongs to the cell that agrees otherwise."""
+
+    def others(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in values.items() if k not in _IDENTITY}
+
+    known = [s for s, r in zip(settings, members, strict=True) if r.status != "failed"]
+    for values, record in zip(settings, members, strict=True):
+        if record.status == "failed":
+            like = next((s for s in known if others(s) == others(values)), known[0] if known else values)
+            values.update({k: like[k] for k in _IDENTITY})
 
 
 def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
@@ -167,6 +186,7 @@ def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Recor
     split: dict[tuple[str, ...], list[Record]] = {}
     for cell, members in cells.items():
         settings = [_settings(r) for r in members]
+        _complete(settings, members)
         keys = sorted({k for s in settings for k in s})
         differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]
         for record, values in zip(members, settings, strict=True):
@@ -204,7 +224,7 @@ def aggregate(records: Sequence[Record], *, n_resamples: int = 10_000) -> list[R
 
 def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
     experiment, model, task, label, alpha, padding = cell
-    ok = _newest_per_seed([r for r in members if r.status == "ok"])
+    ok = newest_per_seed([r for r in members if r.status == "ok"])
     status: dict[str, int] = defaultdict(int)
     for record in members:
         status[record.status] += 1
@@ -260,7 +280,7 @@ def _mcnemar(records: Sequence[Record], flips: Sequence[tuple[list[str], list[st
     return float(stats.mcnemar(len(flips[0][0]), len(flips[0][1])).p_value)
 
 
-def _newest_per_seed(records: list[Record]) -> list[Record]:
+def newest_per_seed(records: list[Record]) -> list[Record]:
     """Two runs of one seed are not two seeds: the newer one counts."""
     newest: dict[int, Record] = {}
     for record in records:

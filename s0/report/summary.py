@@ -8,6 +8,7 @@ from pathlib import Path
 from s0.files import write_text
 from s0.records import Record
 from s0.report.aggregate import Row, aggregate
+from s0.report.breakdown import BREAKDOWN_COLUMN, breakdown_tables, pass_at_k_tables
 from s0.report.formats import MISSING, Table, csv_text, latex, markdown, number, p_text, plain, spread
 
 COLUMNS = (
@@ -93,7 +94,13 @@ def summary_table(records: Sequence[Record], title: str = "") -> str:
     """Plain-text table of all cells, with notes on how to read it. An empty list gives one line saying so."""
     if not records:
         return "no records\n"
-    return plain(_fold_constant(rows_to_table(aggregate(records), title)))
+    tables = [rows_to_table(aggregate(records), title), *pass_at_k_tables(records)]
+    return "\n".join(plain(_fold_constant(t)) for t in tables)
+
+
+def breakdown_text(records: Sequence[Record]) -> str:
+    """Plain-text accuracy by level, subject or database of every cell whose task has such columns; "" where none has."""
+    return "\n".join(plain(_fold_constant(t)) for t in breakdown_tables(records))
 
 
 def _fold_constant(table: Table) -> Table:
@@ -107,7 +114,8 @@ def _fold_constant(table: Table) -> Table:
 
 
 def write_summary(records: Sequence[Record], out_dir: Path, title: str = "") -> list[Path]:
-    """Write `table.txt`, `table.md`, `table.csv`, `table.tex`, `summary.png` and `summary.pdf`; returns their paths.
+    """Write `table.{txt,md,csv,tex}`, `summary.{png,pdf}` and, where records hold what they show, `pass_at_k.*` and
+    `by_<column>.*` (level, subject, db_id) in the same four forms; returns their paths.
 
     Raises StoreError when the folder cannot be written. With no records nothing is written and the list is empty.
     """
@@ -115,16 +123,19 @@ def write_summary(records: Sequence[Record], out_dir: Path, title: str = "") -> 
         return []
     out_dir = Path(out_dir)
     rows = aggregate(records)
-    table = rows_to_table(rows, title)
+    tables = {"table": rows_to_table(rows, title)}
+    tables |= dict(zip(["pass_at_k"], pass_at_k_tables(records), strict=False))
+    tables |= {f"by_{t.columns[BREAKDOWN_COLUMN]}": t for t in breakdown_tables(records)}
     paths = []
-    for suffix, text in (
-        ("txt", plain(table)),
-        ("md", markdown(table)),
-        ("csv", csv_text(table)),
-        ("tex", latex(table)),
-    ):
-        paths.append(out_dir / f"table.{suffix}")
-        write_text(paths[-1], text)
+    for name, table in tables.items():
+        for suffix, text in (
+            ("txt", plain(table)),
+            ("md", markdown(table)),
+            ("csv", csv_text(table)),
+            ("tex", latex(table)),
+        ):
+            paths.append(out_dir / f"{name}.{suffix}")
+            write_text(paths[-1], text)
     from s0.report.plots import save_figure, summary_figure  # matplotlib is slow to import; only those who draw pay
 
     return paths + save_figure(summary_figure(rows), out_dir / "summary")
