@@ -30,7 +30,7 @@ class State:
 class Batch:
     """Records computed together: their wall times are the batch's, not one seed's."""
 
-    kind: tuple[str, str, str]
+    kind: tuple[Any, ...]
     seconds: float
     seeds: int
 
@@ -51,7 +51,7 @@ class Index:
                     continue
                 (self.failed if record.status == "failed" else self.by_seed)[record.config_hash, record.seed] = record
                 if record.status == "ok":
-                    kind = (record.model, record.task, record.method)
+                    kind = _kind(record.model, record.config)
                     key = (kind, record.config_hash, tuple(sorted(record.wall_s.items())))
                     seen = groups.get(key)
                     total = sum(v for k, v in record.wall_s.items() if k != "grade")  # graded while sampling
@@ -72,11 +72,18 @@ class Index:
         return state
 
     def estimate(self, config: dict[str, Any], seeds: int) -> float | None:
-        """Seconds for so many seeds of this cell, from finished records of the same model, task and method; else None."""
-        name = config["model"]["name"] or Path(str(config["model"]["path"])).name
-        kind = (name, config["task"]["name"], config["method"]["name"])
+        """Seconds for so many seeds of this cell: the median of finished records of the same model, task, method and
+        amount of work; None where there is none."""
+        kind = _kind(config["model"]["name"] or Path(str(config["model"]["path"])).name, config)
         known = sorted(b.seconds / b.seeds for b in self.batches if b.kind == kind)
         return known[len(known) // 2] * seeds if known else None
+
+
+def _kind(model: str, config: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes the cost of two cells comparable."""
+    task = config["task"]
+    sizes = ("n_train", "n_eval", "samples_per_problem", "max_new_tokens", "eval_samples")
+    return (model, task["name"], config["method"]["name"], *(task.get(k) for k in sizes))
 
 
 def index_of(cells: Sequence[Planned]) -> Index:
