@@ -139,8 +139,10 @@ class S0Trainer:
     @torch.no_grad()
     def generate(self, prompt: str, max_new_tokens: int = 512, **kwargs: Any) -> str:
         """Completion of a prompt (text as it is, without chat template), greedy unless sampling arguments say otherwise;
-        with the state if active. Further keyword arguments go to `model.generate`."""
+        with the state if active. Further keyword arguments go to `model.generate`. Raises S0Error for an empty prompt."""
         inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
+        if not inputs["input_ids"].shape[1]:
+            raise S0Error("generate: the prompt is empty; a recurrent model needs at least one token to start from")
         inputs.pop("token_type_ids", None)
         kwargs.setdefault("do_sample", False)
         if self.tokenizer.pad_token_id is not None:
