@@ -62,9 +62,6 @@ class S0Adapter(Adapter):
     def state(self) -> InitialState:
         return self._state
 
-    def with_alpha(self, alpha: float) -> S0Adapter:
-        return S0Adapter(self._state.replace(alpha=alpha), self.trainable_params, self.curve)
-
     @contextlib.contextmanager
     def applied(self, model: Any) -> Any:
         from s0.architectures import describe
