@@ -20,15 +20,28 @@ alive() { # a daemon's process, not the zombie that an init which does not reap 
 }
 
 stop() {
+  export SLURM_CONF="$dir/slurm.conf"
+  if alive slurmctld; then
+    squeue -h -o %A 2>/dev/null | sort -u | xargs -r scancel 2>/dev/null || true
+    for _ in $(seq 50); do [ -n "$(squeue -h 2>/dev/null)" ] || break; sleep 0.1; done
+  fi
   for name in slurmd slurmctld munged; do
     if alive "$name"; then kill "$(cat "$dir/$name.pid")" || true; fi
   done
   for _ in $(seq 50); do
-    alive slurmd || alive slurmctld || alive munged || return 0
+    alive slurmd || alive slurmctld || alive munged || break
     sleep 0.1
   done
   for name in slurmd slurmctld munged; do
     if alive "$name"; then kill -9 "$(cat "$dir/$name.pid")" || true; fi
+  done
+  for process in /proc/[0-9]*; do # steps outlive their daemon; the ones of this SLURM carry its config
+    case "$(cat "$process/comm" 2>/dev/null)" in
+      slurmstepd | slurm_script | srun)
+        if tr '\0' '\n' < "$process/environ" 2>/dev/null | grep -qx "SLURM_CONF=$dir/slurm.conf"; then
+          kill -9 "${process#/proc/}" 2>/dev/null || true
+        fi ;;
+    esac
   done
 }
 
