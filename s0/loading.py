@@ -234,6 +234,9 @@ def load_model(path: Path, config: dict[str, Any], device: str, dtype: str) -> A
     from transformers import AutoConfig, AutoModelForCausalLM
 
     transformers.utils.logging.disable_progress_bar()
+    if device == "cpu":
+        # on a CPU the torch kernels are the only ones: saying that CUDA kernels are missing helps nobody
+        transformers.utils.logging.set_verbosity_error()
     kwargs: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "trust_remote_code": config.get("trust_remote_code", False),
