@@ -25,7 +25,8 @@ def git_state() -> dict[str, Any]:
 
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
-    status = git("status", "--porcelain", "--untracked-files=no")
+    # what a run itself writes into the checkout does not make its code another one
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)experiments", ":(exclude)paper")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
