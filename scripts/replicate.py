@@ -38,7 +38,9 @@ def publish(made: Path, target: Path) -> int:
     for old in target.glob("*.json*"):
         if any(old.name.startswith(f"{m}__") or f".{m}." in old.name for m in models):
             old.unlink()
-    kept = [p for p in files if p.suffix == ".json" and "__failed-" not in p.name]  # the .jsonl beside a record repeats its completions with prompts
+    kept = [
+        p for p in files if p.suffix == ".json" and "__failed-" not in p.name
+    ]  # the .jsonl beside a record repeats its completions with prompts
     for p in kept:
         shutil.copy2(p, target / p.name)
     return len(kept)
