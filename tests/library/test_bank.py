@@ -152,6 +152,7 @@ def test_names_come_and_go_while_others_generate():
             bank.add(f"other{n % 3}", states[n % 4], replace=True)
             bank.remove(f"other{n % 3}")
             n += 1
+            stop.wait(0.001)  # a spinning thread would keep the interpreter from those that generate
 
     def serve(n):
         try:
