@@ -29,6 +29,9 @@ def _if_works(attempt: str) -> str:
 """
 
 
+#: folders on the way to the interpreter and to the sandbox's own files are visible, by name, where a namespace is made
+SHOWN = [sys.prefix, sys.base_prefix, sys.modules["s0.errors"].__file__]
+
 READS = {
     "passwd": "open('/etc/passwd').read()",
     "own_memory": "open('/proc/self/mem', 'rb')",
@@ -37,7 +40,7 @@ READS = {
     "parent_command_line": "open(f'/proc/{os.getppid()}/cmdline').read()[0]",
     "grandparent": "open('/proc/1/environ').read()",
     "list_root": "os.listdir('/root') + os.listdir('/home')",
-    "list_tmp": "os.listdir('/tmp')",
+    "list_tmp": f"[e for e in os.listdir('/tmp') if not any(p.startswith(f'/tmp/{{e}}') for p in {SHOWN!r})][0]",
     "list_proc": "os.listdir('/proc')",
     "test_file": f"open({__file__!r}).read()",
     "package_source": f"open({sys.modules['s0.errors'].__file__!r}).read()",
