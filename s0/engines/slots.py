@@ -117,13 +117,6 @@ class SlotCache(DynamicCache):
         self.slots = len(slots)
         self.rows = torch.arange(self.slots, device=self.device)
 
-    def nbytes(self) -> int:
-        tensors = [t for kv in self.kv.values() for t in kv]
-        for layer in self.layers:
-            for name in ("conv_states", "recurrent_states"):
-                tensors += [t for t in (getattr(layer, name, None) or {}).values() if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
     # -- what the model calls in a decode step ----------------------------------------------------------------------
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kw: Any) -> Any:

@@ -149,14 +149,6 @@ def _prctl_no_new_privs() -> None:
 # -- Landlock ----------------------------------------------------------------------------------------------------------
 
 
-def landlock_abi() -> int:
-    """Version of the kernel's Landlock interface, 0 where there is none."""
-    try:
-        return _call("syscall", _LANDLOCK_CREATE, None, 0, 1)
-    except OSError:
-        return 0
-
-
 def ruleset(readable: Iterable[str], listable: Iterable[str] = ()) -> int:
     """Descriptor of a Landlock rule set for `restrict`: no file but those below `readable`, for reading only.
 
