@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s0.architectures import Layout, device_of_layer
+from s0.delta_rule import cpu_kernels
 from s0.errors import ConfigError, S0Error
 from s0.inject import TrainingCache
+from s0.lanes import in_lanes, lanes_for
 from s0.schema import Example
 from s0.state import InitialState
 
@@ -159,18 +162,18 @@ def logits_at(model: nn.Module) -> Iterator[Callable[[Tensor, Tensor], None]]:
     """Within the context the output head sees only chosen positions: call the yielded function with (rows, positions),
     then `model(...)` returns logits [1, T, vocab]. The vocabulary projection is the dearest matrix of small models and
     most positions of a prompt are never scored; elementwise scaling after the head stays correct for every family."""
-    chosen: list[tuple[Tensor, Tensor]] = []
+    chosen = threading.local()  # passes run side by side (s0.lanes)
     head = model.get_output_embeddings()  # type: ignore[operator]
 
     def select(module: nn.Module, args: Any) -> Any:
-        if not chosen:
+        if not hasattr(chosen, "at"):
             return None
         hidden = args[0]
-        rows, positions = (t.to(hidden.device) for t in chosen[0])
+        rows, positions = (t.to(hidden.device) for t in chosen.at)
         return (hidden[rows, positions].unsqueeze(0), *args[1:])
 
     def choose(rows: Tensor, positions: Tensor) -> None:
-        chosen[:] = [(rows, positions)]
+        chosen.at = (rows, positions)
 
     handle = head.register_forward_pre_hook(select)  # type: ignore[union-attr]
     try:
@@ -190,6 +193,28 @@ def token_losses(
     choose(batch.rows, batch.positions)
     logits = model(input_ids=batch.ids, use_cache=cache is not None, **{argument: cache}).logits[0]
     return F.cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none").to(batch.weights.device)
+
+
+def _training_cache(layout: Layout, rows: dict[int, Tensor]) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext(TrainingCache(layout, rows))
+
+
+def one_pass(
+    model: nn.Module,
+    layout: Layout,
+    choose: Callable[[Tensor, Tensor], None],
+    states: dict[int, Tensor],
+    through: Callable[[dict[int, Tensor]], contextlib.AbstractContextManager[Any]],
+    batch: Batch,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Forward and backward of one micro-batch from `states` (layer -> [jobs, *shape]): weighted losses per completion token
+    [T] and gradients per row (layer -> [B, *shape])."""
+    with torch.enable_grad(), cpu_kernels(layout):
+        rows = {i: s.index_select(0, batch.jobs.to(s.device)).requires_grad_() for i, s in states.items()}
+        with through(rows) as cache:
+            each = token_losses(model, choose, batch, cache, layout.cache_argument) * batch.weights
+            each.sum().backward()
+    return each.detach(), {i: r.grad for i, r in rows.items() if r.grad is not None}
 
 
 class StateParameters:
@@ -338,7 +363,8 @@ def fit_states(
 ) -> list[FitResult]:
     """Learn one state per job, all jobs together (jobs must share n_steps and rank).
 
-    token_budget     padded tokens per forward pass: the memory knob (gradients are accumulated over micro-batches)
+    token_budget     padded tokens per forward pass: the memory knob (gradients are accumulated over micro-batches; a
+                     small model on CPU runs one pass per thread at a time, see `s0.lanes`)
     checkpointing    recompute activations in the backward pass (one decoder layer at a time)
     progress         called after every step with (step, n_steps, loss per job)
     resume/on_step   a snapshot of an interrupted run, and a hook called after every step with (step, make_snapshot)
@@ -373,6 +399,8 @@ def fit_states(
         adam.load_state_dict(resume["adam"])
         losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
     batches = make_batches(jobs, device, token_budget, pad_id)
+    plain = functools.partial(_training_cache, layout)
+    lanes = 1 if through else lanes_for(model)
 
     def snapshot() -> dict[str, Any]:
         return {"adam": adam.state_dict(), "losses": losses, "grad_norms": norms}
@@ -384,13 +412,17 @@ def fit_states(
                 stack.enter_context(recompute_layers(layout.text_model))
             for step in range(adam.t, n_steps):
                 total = torch.zeros(len(jobs), device=home)
-                for batch in batches:
-                    used = {i: params.used(i) for i in params.layers}
-                    rows = {i: s.index_select(0, batch.jobs.to(s.device)) for i, s in used.items()}
-                    with through(rows) if through else contextlib.nullcontext(TrainingCache(layout, rows)) as cache:
-                        each = token_losses(model, choose, batch, cache, layout.cache_argument) * batch.weights
-                        each.sum().backward()
-                    total.index_add_(0, batch.token_jobs.to(home), each.detach().to(home))
+                used = {i: params.used(i) for i in params.layers}
+                now = {i: s.detach() for i, s in used.items()}
+                grads = {i: torch.zeros_like(s) for i, s in now.items()}
+                one = functools.partial(one_pass, model, layout, choose, now, through or plain)
+                # closed by hand: an interrupt in this loop must not leave passes running behind it
+                with contextlib.closing(in_lanes(one, batches, lanes)) as passes:
+                    for batch, (each, row_grads) in zip(batches, passes, strict=True):
+                        total.index_add_(0, batch.token_jobs.to(home), each.to(home))
+                        for i, g in row_grads.items():
+                            grads[i].index_add_(0, batch.jobs.to(g.device), g)
+                torch.autograd.backward([used[i] for i in params.layers], [grads[i] for i in params.layers])
                 penalty = lambdas * params.l2()
                 if penalty.requires_grad:
                     penalty.sum().backward()
