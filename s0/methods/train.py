@@ -8,6 +8,7 @@ are right-padded, so nothing at or before a completion's last token sees a pad.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s0.delta_rule import cpu_kernels
 from s0.errors import S0Error
-from s0.fit import FitConfig, FitJob, make_batches, recompute_layers, token_losses
+from s0.fit import Batch, FitConfig, FitJob, make_batches, recompute_layers, token_losses
 from s0.fit import logits_at as scored_positions
 from s0.inject import TrainingCache
+from s0.lanes import in_lanes, lanes_for
 from s0.methods.base import Curve, FitContext, TrainingSet
 
 
@@ -108,17 +111,28 @@ def _train(
             },
         }
 
+    lanes = lanes_for(ctx.model)
+    kernels = functools.partial(cpu_kernels, ctx.layout) if ctx.layout is not None else contextlib.nullcontext
+
+    def one_pass(batch: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
+        """Loss and gradients of one micro-batch."""
+        with torch.enable_grad(), kernels():
+            cache = trainee.cache(batch.ids.shape[0])
+            loss = (token_losses(ctx.model, choose, batch, cache, argument) * batch.weights).sum()
+            return float(loss.detach()), torch.autograd.grad(loss, params, allow_unused=True)
+
     with contextlib.ExitStack() as stack, torch.enable_grad():
         choose = stack.enter_context(scored_positions(ctx.model))
         if ctx.checkpointing:
             stack.enter_context(recompute_layers(text_model(ctx)))
         for step in range(len(curve.losses), n_steps):
             total = 0.0
-            for batch in batches:
-                cache = trainee.cache(batch.ids.shape[0])
-                loss = (token_losses(ctx.model, choose, batch, cache, argument) * batch.weights).sum()
-                loss.backward()
-                total += float(loss.detach())
+            with contextlib.closing(in_lanes(one_pass, batches, lanes)) as passes:
+                for loss, grads in passes:
+                    total += loss
+                    for p, g in zip(params, grads, strict=True):
+                        if g is not None:
+                            p.grad = g if p.grad is None else p.grad.add_(g)
             clip = settings["grad_clip"] or float("inf")
             norm = float(nn.utils.clip_grad_norm_(params, clip))
             if not torch.isfinite(torch.tensor(norm)):
