@@ -82,13 +82,7 @@ class Bench:
         settings = {"samples_per_problem": 16, "temperature": 0.7, "max_new_tokens": 512}
         naive = [run_seed(self.subject, self.task, settings, s, ALPHA) for s in range(self.naive_seeds)]
         per_seed = statistics.median(r["total_s"] for r in naive)
-        with tempfile.TemporaryDirectory() as folder:
-            args = [f"model={self.name}", f"seed=0..{self.seeds - 1}", f"method.alpha={ALPHA}", "method.control=false"]
-            args += [f"{k}={folder}/{k}" for k in ("store", "records", "out")]
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "run.py", *args], check=True, stdout=subprocess.DEVNULL)
-            ours = time.perf_counter() - start
-            records = [json.loads(p.read_text()) for p in Path(folder, "records").glob("*.json")]
+        ours, records = self._ours(self.seeds)
         return {
             "naive_s_per_seed": per_seed,
             "naive_stages": naive[0]["wall_s"],
@@ -99,6 +93,16 @@ class Bench:
             "naive_delta_pp": 100 * statistics.mean(r["tuned"] - r["base"] for r in naive),
             "ours_delta_pp": 100 * statistics.mean(r["tuned"]["accuracy"] - r["baseline"]["accuracy"] for r in records),
         }
+
+    def _ours(self, seeds: int) -> tuple[float, list[dict[str, Any]]]:
+        """Seconds of `run.py` over `seeds` seeds from an empty store, start-up included, and the records it wrote."""
+        with tempfile.TemporaryDirectory() as folder:
+            args = [f"model={self.name}", f"seed=0..{seeds - 1}", f"method.alpha={ALPHA}", "method.control=false"]
+            args += [f"{k}={folder}/{k}" for k in ("store", "records", "out")]
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "run.py", *args], check=True, stdout=subprocess.DEVNULL)
+            ours = time.perf_counter() - start
+            return ours, [json.loads(p.read_text()) for p in Path(folder, "records").glob("*.json")]
 
     # -- (b) ----------------------------------------------------------------------------------------------------------
 
@@ -205,14 +209,18 @@ class Bench:
         }
 
     def growth(self) -> dict[str, Any]:
-        """How fused training grows with seeds, and decoding with rows and length (seconds)."""
+        """How the whole experiment grows with seeds, fused training with seeds, problems and length, and decoding with rows and
+        length (seconds)."""
         examples = self.examples()
-        fit = {
-            n: self.median(
-                lambda n=n: fit_states(self.model, self.layout, [FitJob(examples, FitConfig(n_steps=1))] * n)
-            )
-            for n in (1, 2, 5, 10)
-        }
+        step = lambda jobs: self.median(lambda: fit_states(self.model, self.layout, jobs))  # noqa: E731
+        job = lambda chosen: FitJob(chosen, FitConfig(n_steps=1))  # noqa: E731
+        # the same tokens over and over: only their number matters here
+        long = (
+            lambda n: [  # noqa: E731
+                Example(e.problem_id, (e.prompt_ids * n)[: n // 2], (e.completion_ids * n)[: n // 2])
+                for e in examples[:8]
+            ]
+        )
         saved = self.model.generation_config.eos_token_id
         self.model.generation_config.eos_token_id = self.model.config.eos_token_id = None
         try:
@@ -220,7 +228,14 @@ class Bench:
             length = {t: self._decode(64, {}, t) for t in (32, 128, 512)}
         finally:
             self.model.generation_config.eos_token_id = self.model.config.eos_token_id = saved
-        return {"train_step_s_by_seeds": fit, "decode_s_by_rows": rows, "decode_s_by_tokens": length}
+        return {
+            "experiment_s_by_seeds": {n: self._ours(n)[0] for n in sorted({1, 3, self.seeds})},
+            "train_step_s_by_seeds": {n: step([job(examples)] * n) for n in (1, 2, 5, 10)},
+            "train_step_s_by_problems": {n: step([job(examples[:n])]) for n in (12, 24, 48)},
+            "train_step_s_by_tokens": {n: step([job(long(n))] * self.seeds) for n in (64, 256, 1024)},
+            "decode_s_by_rows": rows,
+            "decode_s_by_tokens": length,
+        }
 
     def startup(self) -> dict[str, Any]:
         """Seconds from `python run.py` to a finished plan, to the heavy imports, and to the loaded model."""
