@@ -60,36 +60,50 @@ def request_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
-def uniforms(seed: int, n: int) -> np.ndarray:
-    """n uniform numbers in [0, 1), float64, from the request's own Philox stream (the first k do not depend on n)."""
-    return np.random.Generator(np.random.Philox(key=seed & (2**64 - 1))).random(n)
+def uniforms(seed: int, n: int, start: int = 0) -> np.ndarray:
+    """Numbers start..start+n-1, uniform in [0, 1), float64, of the request's own Philox stream; start is a multiple of 4."""
+    stream = np.random.Philox(key=seed & (2**64 - 1))
+    if start:
+        stream.advance(start // 4)  # one count of Philox4x64 is four numbers
+    return np.random.Generator(stream).random(n)
+
+
+def sample(logits: Tensor, u: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    """Tokens [G, K] drawn from logits [G, V] with u [G, K]: nucleus sampling by inverse CDF, K draws per row.
+
+    temperature (> 0) and top_p are [G]; float64 u keeps the inversion exact for large vocabularies. The nucleus is the
+    smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
+    """
+    x = logits.double() / temperature.double()[:, None]
+    log_z = x.logsumexp(-1, keepdim=True)
+    limit = top_p.double()[:, None]
+    width = min(TOP, x.shape[-1])
+    tokens, mass = _invert(*x.topk(width, dim=-1), log_z, limit, u)
+    if width < x.shape[-1]:
+        # only rows that need it: the order of equal logits differs between topk and sort, and a row must not feel its mates
+        wide = (mass < limit).squeeze(1).nonzero().squeeze(1)
+        if len(wide):
+            tokens[wide], _ = _invert(*x[wide].sort(-1, descending=True), log_z[wide], limit[wide], u[wide])
+    return tokens
+
+
+def _invert(top: Tensor, index: Tensor, log_z: Tensor, limit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [G, K] and the mass [G, 1] of all candidates, from candidates in descending order."""
+    cdf = (top - log_z).exp().cumsum(-1)
+    # a token is in the nucleus if the mass before it is still below top_p
+    before = torch.nn.functional.pad(cdf, (1, 0))[:, :-1]
+    last = (before < limit).sum(-1, keepdim=True).clamp(min=1) - 1
+    pick = torch.searchsorted(cdf, u.to(cdf) * cdf.gather(1, last), right=True)
+    return index.gather(1, torch.minimum(pick, last)), cdf[:, -1:]
 
 
 def choose_tokens(logits: Tensor, u: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
-    """Next tokens [B] from logits [B, V]: argmax where temperature is 0, else nucleus sampling by inverse CDF.
-
-    u, temperature, top_p are [B] (float64 u keeps the CDF inversion exact for large vocabularies). The nucleus is the
-    smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
-    """
-    greedy = logits.argmax(-1)
-    hot = temperature > 0
-    if not bool(hot.any()):
-        return greedy
-    x = logits.double() / torch.where(hot, temperature, torch.ones_like(temperature)).double()[:, None]
-    log_z = x.logsumexp(-1, keepdim=True)
-    width = min(TOP, x.shape[-1])
-    top, index = x.topk(width, dim=-1)
-    cdf = (top - log_z).exp().cumsum(-1)
-    if width < x.shape[-1] and bool((hot & (cdf[:, -1] < top_p)).any()):
-        top, index = x.sort(-1, descending=True)
-        cdf = (top - log_z).exp().cumsum(-1)
-    # a token is in the nucleus if the mass before it is still below top_p
-    before = torch.nn.functional.pad(cdf, (1, 0))[:, :-1]
-    size = (before < top_p[:, None].double()).sum(-1).clamp(min=1)
-    mass = cdf.gather(1, (size - 1)[:, None])
-    pick = torch.searchsorted(cdf, u[:, None].to(cdf) * mass, right=True).squeeze(1)
-    sampled = index.gather(1, torch.minimum(pick, size - 1)[:, None]).squeeze(1)
-    return torch.where(hot, sampled, greedy)
+    """Next tokens [B] from logits [B, V] and u, temperature, top_p [B]: argmax where temperature is 0, else `sample`."""
+    tokens = logits.argmax(-1)
+    hot = (temperature > 0).nonzero().squeeze(1)
+    if len(hot):
+        tokens[hot] = sample(logits[hot], u[hot, None], temperature[hot], top_p[hot]).squeeze(1)
+    return tokens
 
 
 def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

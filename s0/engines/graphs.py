@@ -31,10 +31,7 @@ class GraphedDecode:
         self.tokens = None
 
     def _addresses(self) -> tuple[int, ...]:
-        tensors = [t for kv in self.cache.kv.values() for t in kv]
-        for layer in self.cache.layers:
-            for name in ("conv_states", "recurrent_states"):
-                tensors += [t for t in (getattr(layer, name, None) or {}).values() if t is not None]
+        tensors = [t for kv in self.cache.kv.values() for t in kv] + self._running()
         return (self.cache.positions.data_ptr(), *(t.data_ptr() for t in tensors))
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -69,13 +66,7 @@ class GraphedDecode:
 
     def _running(self) -> list[Tensor]:
         """Buffers a step changes beyond repair: states and windows (keys are rewritten at the same position)."""
-        return [
-            t
-            for layer in self.cache.layers
-            for name in ("conv_states", "recurrent_states")
-            for t in (getattr(layer, name, None) or {}).values()
-            if t is not None
-        ]
+        return [store[n] for store, n in self.cache.running()]
 
     def _snapshot(self) -> list[Tensor]:
         return [t.clone() for t in self._running()]

@@ -1,13 +1,14 @@
 """The batched decode loop on transformers models: continuous batching with a state per row.
 
-Rows of different seeds, alphas, methods and problems decode together; a finished row's slot is refilled at once; a prompt
-is prefilled once for all its samples (per state); nothing is padded, so S0 is exact in every row. The number of slots
-comes from a memory budget and backs off when the device runs out of memory.
+Rows of different seeds, alphas, methods and problems decode together; samples of one prompt and state are one row until they
+draw different tokens; a finished row's slot is refilled at once; nothing is padded, so S0 is exact in every row. The number
+of slots follows the rows there are, within a memory budget, and backs off when the device runs out of memory.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,21 +18,31 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from s0.architectures import Layout, describe
-from s0.engines.base import Engine, Generated, Request, choose_tokens, finish, stop_ids, uniforms
+from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids, uniforms
 from s0.engines.slots import Prefix, SlotCache, harvest, round_up
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.inject import S0Cache, rows_of
 from s0.state import InitialState
 
-#: a decode batch is a power of two and at least this: matrix products then treat every row alike (see docs/engine.md)
-MIN_SLOTS = 16
+#: a decode batch is one of these sizes, or a power of two times it: see `_Loop._granule`
+SIZES = (8, 16, 32)
+#: on CPU, prompts of equal length are prefilled in batches of one fixed size up to this many tokens, longer ones alone
+CPU_PREFILL = 512
+#: below this many parameters a step is too short to share between threads on CPU (waking them takes longer)
+ONE_THREAD = 2_000_000
+#: uniform numbers drawn ahead per request
+AHEAD = 64
+
+#: what is prefilled: prompt and state
+Key = tuple[tuple[int, ...], Hashable]
 
 
 class HFEngine(Engine):
     """max_slots     upper limit of rows decoded together
     memory_gb        budget for states, keys and values of all slots (None: 60 % of free device memory, 4 GB on CPU)
-    prefill_tokens   tokens of one prefill batch (prompts of equal length share one)
+    prefill_tokens   tokens of one prefill batch (prompts of equal length share one; on CPU at most 512)
     cuda_graphs      capture the decode step on CUDA (static buffers); ignored on CPU
+    share            decode samples of one prompt and state as one row until they differ; False is the reference
     """
 
     def __init__(
@@ -40,12 +51,13 @@ class HFEngine(Engine):
         memory_gb: float | None = None,
         prefill_tokens: int = 8192,
         cuda_graphs: bool = True,
+        share: bool = True,
         **_: Any,
     ):
         if max_slots < 1:
             raise ConfigError(f"engine.max_slots={max_slots}: must be at least 1")
         self.max_slots, self.memory_gb, self.prefill_tokens = max_slots, memory_gb, prefill_tokens
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self.share = cuda_graphs, share
         self.notes: dict[str, Any] = {"engine": "hf"}
 
     def run(
@@ -82,8 +94,10 @@ class HFEngine(Engine):
                 torch.cuda.empty_cache()
             pending = [i for i in pending if i not in done]
 
-    def slots_for(self, model: Any, layout: Layout | None, n: int, length: int, limit: int) -> int:
-        """Slots within the memory budget: a power of two, at least MIN_SLOTS where the limit allows."""
+    def slots_for(
+        self, model: Any, layout: Layout | None, n: int, length: int, limit: int, least: int = SIZES[0]
+    ) -> int:
+        """Most slots for n rows within the memory budget: `least` times a power of two, or less where the limit is less."""
         budget = self.memory_gb
         device = next(model.parameters()).device
         if budget is None:
@@ -96,10 +110,10 @@ class HFEngine(Engine):
                 "tokens); raise it or lower max_new_tokens"
             )
         want = min(limit, fits)
-        slots = MIN_SLOTS
+        slots = least
         while slots < n and slots * 2 <= want:
             slots *= 2
-        return min(slots, want) if want < MIN_SLOTS else slots
+        return min(slots, want)
 
 
 def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
@@ -113,8 +127,19 @@ def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
     return (layout.bytes_per_row() if layout else 0) + 2 * attention * heads * dim * width * round_up(length) + 1
 
 
+#: granules measured in this process, by model, dtype, threads and largest batch
+_granules: dict[tuple[Any, ...], int] = {}
+
+
 class _Loop:
-    """One pass over pending requests with a fixed limit of slots."""
+    """One pass over pending requests with a fixed limit of rows.
+
+    A slot decodes one row: the history of all requests attached to it. After a draw, the requests of a slot that drew the
+    same token stay together; the first such group keeps the slot, the others fork into free ones. How many requests are
+    attached at once follows how many rows the finished ones needed; if they need more than there are slots after all, some
+    go back to the queue and start again, which gives the same tokens, because a row does not feel its mates. A row that is
+    decoded finishes at least one request, so sharing never decodes more rows than one row per request would.
+    """
 
     def __init__(
         self,
@@ -146,138 +171,363 @@ class _Loop:
             self.layout = None  # a pure Transformer decodes here too; it just cannot take a state
         self.cache_argument = self.layout.cache_argument if self.layout else "past_key_values"
         self.eos = np.array(stop_ids(model, tokenizer), dtype=np.int64)
-        self.limit = limit
-        self.slots = limit
+        self.limit = self.slots = limit
+        self.logits: Any = None
+        self.cpu = self.device.type == "cpu"
+        self.one_thread = self.cpu and sum(p.numel() for p in model.parameters()) < ONE_THREAD
+        #: layers in which a state starts, by state: rows of one prefill agree in this, because a model takes other
+        #: kernels where no row starts anywhere
+        self.starts: dict[Hashable, tuple[int, ...]] = {None: ()}
 
-    @torch.inference_mode()
+    # -- the loop -------------------------------------------------------------------------------------------------------
+
     def run(self, pending: list[int]) -> Iterator[tuple[int, Generated]]:
-        requests = self.requests
+        with self._compute():
+            self._plan(pending)
+        while self.queue or (self.slot_of >= 0).any():
+            with self._compute():
+                if (self.slot_of >= 0).any():
+                    self._shrink()
+                    self.logits = self.step(self.next)
+                self._admit()
+                finished = self._draw()
+            yield from finished
+
+    @contextlib.contextmanager
+    def _compute(self) -> Iterator[None]:
+        threads = torch.get_num_threads()
+        with torch.inference_mode():
+            if self.one_thread:
+                torch.set_num_threads(1)
+            try:
+                yield
+            finally:
+                if self.one_thread:
+                    torch.set_num_threads(threads)
+
+    def _plan(self, pending: list[int]) -> None:
+        requests, n = self.requests, len(self.requests)
         longest = max(len(requests[i].prompt_ids) + requests[i].max_new_tokens for i in pending)
-        self.slots = self.engine.slots_for(self.model, self.layout, len(pending), longest, self.limit)
-        self.engine.notes["slots"] = self.slots
-        most = max(requests[i].max_new_tokens for i in pending)
+        self.least = min(self._granule(), self.limit) if self.cpu else SIZES[0]
+        self.most = self.engine.slots_for(self.model, self.layout, len(pending), longest, self.limit, self.least)
+        # per request
+        self.slot_of = np.full(n, -1)
+        self.limits = np.array([r.max_new_tokens for r in requests])
+        #: number of the request's (temperature, top_p), -1 for greedy
+        settings: dict[tuple[float, float], int] = {}
+        self.setting = np.array(
+            [
+                settings.setdefault((r.temperature, r.top_p), len(settings)) if r.temperature > 0 else -1
+                for r in requests
+            ]
+        )
+        self.settings = torch.tensor(list(settings) or [(1.0, 1.0)])
+        self.draws = np.zeros((n if settings else 0, AHEAD))
         # neighbours share a prefill: equal prompts first, then equal lengths
         order = sorted(
-            pending, key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, str(requests[i].state), i)
+            pending,
+            key=lambda i: (
+                len(requests[i].prompt_ids),
+                requests[i].prompt_ids,
+                str(requests[i].state),
+                self.setting[i] < 0,
+                i,
+            ),
         )
-        queue: deque[int] = deque(order)
-        prefixes: dict[tuple[Any, ...], tuple[Prefix, int]] = {}
-        cache = SlotCache(self.config, self.slots, self.device)
-        step = _Step(self.model, cache, self.engine, self.cache_argument)
-        n = self.slots
-        owner = np.full(n, -1)
-        counts = np.zeros(n, dtype=np.int64)
-        limits = np.ones(n, dtype=np.int64)
-        out = np.zeros((n, most), dtype=np.int64)
-        draws = torch.zeros(n, most, dtype=torch.float64, device=self.device)
-        temperature = torch.zeros(n, device=self.device)
-        top_p = torch.ones(n, device=self.device)
-        logits: Tensor | None = None
-        while queue or (owner >= 0).any():
-            free = np.flatnonzero(owner < 0)
-            if queue and len(free):
-                taken = [queue.popleft() for _ in range(min(len(free), len(queue)))]
-                self._prefill(taken, queue, prefixes)
-                groups: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-                for slot, index in zip(free.tolist(), taken, strict=False):
-                    groups.setdefault(self._key(index), []).append((slot, index))
-                if logits is None:
-                    some = prefixes[self._key(taken[0])][0].logits
-                    logits = some.new_zeros((n, *some.shape))
-                for key, members in groups.items():
-                    prefix, left = prefixes.pop(key)
-                    slots = torch.tensor([s for s, _ in members], device=self.device)
-                    cache.admit(slots, prefix)
-                    logits[slots] = prefix.logits
-                    if left > len(members):
-                        prefixes[key] = (prefix, left - len(members))
-                    for slot, index in members:
-                        r = requests[index]
-                        owner[slot], counts[slot], limits[slot] = index, 0, r.max_new_tokens
-                        temperature[slot], top_p[slot] = r.temperature, r.top_p
-                        if r.temperature > 0:
-                            draws[slot, : r.max_new_tokens] = torch.from_numpy(uniforms(r.seed, r.max_new_tokens))
-            elif not queue and n > MIN_SLOTS and (owner >= 0).sum() <= n // 2:
-                # the tail: fewer rows are left than half the slots, so decode a smaller batch
-                alive = np.flatnonzero(owner >= 0)
-                half = max(n // 2, MIN_SLOTS)
-                spare = np.setdiff1d(np.arange(n), alive)[: half - len(alive)]
-                kept = np.concatenate([alive, spare])
-                index_ = torch.from_numpy(kept).to(self.device)
-                cache.keep(index_)
-                step.reset()
-                owner, counts, limits, out = owner[kept], counts[kept], limits[kept], out[kept]
-                draws, temperature, top_p = draws[index_], temperature[index_], top_p[index_]
-                assert logits is not None
-                logits = logits[index_]
-                n = half
-                continue
-            active = owner >= 0
-            assert logits is not None
-            at = torch.from_numpy(np.minimum(counts, most - 1)).to(self.device)
-            u = draws.gather(1, at[:, None]).squeeze(1)
-            tokens = choose_tokens(logits, u, temperature, top_p)
-            drawn = tokens.cpu().numpy()
-            rows = np.flatnonzero(active)
-            out[rows, counts[rows]] = drawn[rows]
-            counts[rows] += 1
-            if self.progress:
-                self.progress(len(rows))
-            ended = active & (np.isin(drawn, self.eos) | (counts >= limits))
-            if self.stop:
-                for row in np.flatnonzero(active & ~ended):
-                    tail = self.tokenizer.decode(out[row, max(0, counts[row] - 32) : counts[row]].tolist())
-                    ended[row] = any(s in tail for s in self.stop)
-            for row in np.flatnonzero(ended):
-                ids = out[row, : counts[row]].tolist()
-                yield int(owner[row]), finish(self.tokenizer, ids, self.eos.tolist(), self.stop)
-                owner[row] = -1
-            if (owner >= 0).any():
-                # idle slots decode a dummy token at position 0: their results are never read
-                idle = torch.from_numpy(owner < 0).to(self.device)
-                tokens = tokens.masked_fill(idle, 0)
-                cache.positions.masked_fill_(idle, 0)
-                logits = step(tokens)
+        self.queue: deque[tuple[Key, list[int]]] = deque()
+        for i in order:
+            key = (requests[i].prompt_ids, requests[i].state)
+            together = self.engine.share and self.queue and self.setting[i] >= 0
+            if together and self.queue[-1][0] == key and self.setting[self.queue[-1][1][0]] >= 0:
+                self.queue[-1][1].append(i)
+            else:
+                self.queue.append((key, [i]))
+        #: requests in the queue, by what they need prefilled; a prefix lives until its last waiting request took it
+        self.waiting = Counter({key: 0 for key, _ in self.queue})
+        for key, members in self.queue:
+            self.waiting[key] += len(members)
+        self.prefixes: dict[Key, Prefix] = {}
+        #: rows that ended and requests that did: how many rows a request needs
+        self.rows_ended = self.requests_ended = 1
+        # per slot
+        self.slots = self._size(1) if self.cpu else self.most  # a captured graph is worth a fixed size
+        self.counts = np.zeros(self.slots, dtype=np.int64)
+        self.history = np.zeros((self.slots, int(self.limits[pending].max())), dtype=np.int64)
+        self.next = np.zeros(self.slots, dtype=np.int64)
+        self.cache = SlotCache(self.config, self.slots, self.device)
+        self.step = _Step(self.model, self.cache, self.engine, self.cache_argument)
+        self.engine.notes |= {"slots": self.slots, "rows_decoded": 0, "tokens": 0, "started_again": 0}
 
-    def _key(self, index: int) -> tuple[Any, ...]:
-        r = self.requests[index]
-        return (r.prompt_ids, r.state)
+    # -- rows and slots -------------------------------------------------------------------------------------------------
 
-    def _prefill(
-        self, taken: list[int], queue: deque[int], prefixes: dict[tuple[Any, ...], tuple[Prefix, int]]
-    ) -> None:
-        """Make sure every taken request has its prefix; a prefix lives until its last waiting sample took it."""
-        waiting: dict[tuple[Any, ...], int] = {}
-        for i in taken:
-            waiting[self._key(i)] = waiting.get(self._key(i), 0) + 1
-        new = [k for k in waiting if k not in prefixes]
-        if not new:
-            return
-        wanted = set(new)
-        for i in queue:  # equal requests are neighbours, so this stops at the first other prompt
-            if self._key(i) not in wanted:
+    def _size(self, rows: int) -> int:
+        """Slots for `rows` rows."""
+        size = self.least
+        while size < rows:
+            size *= 2
+        return min(size, self.most)
+
+    def _live(self) -> np.ndarray:
+        """Slots that hold a row, ascending."""
+        return np.unique(self.slot_of[self.slot_of >= 0])
+
+    def _free(self, live: np.ndarray) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.slots), live)
+
+    def _resize(self, size: int, kept: np.ndarray) -> np.ndarray:
+        """Change the number of slots; the rows in slots `kept` move to the front. Returns old slot -> new slot."""
+        place = np.full(self.slots, -1)
+        place[kept] = np.arange(len(kept))
+        index = np.zeros(size, dtype=np.int64)
+        index[: len(kept)] = kept
+        self.cache.keep(index)
+        self.cache.lengths[len(kept) :] = 0
+        self.step.reset()
+        if self.logits is not None:
+            self.logits = self.logits[torch.from_numpy(index).to(self.device)]
+        self.counts, self.history, self.next = self.counts[index], self.history[index], self.next[index]
+        attached = self.slot_of >= 0
+        self.slot_of[attached] = place[self.slot_of[attached]]
+        self.slots = size
+        self.engine.notes["slots"] = max(self.engine.notes["slots"], size)
+        return place
+
+    def _shrink(self) -> None:
+        """Decode a smaller batch when few rows are left; while rows may still be added, only when few enough to stay so."""
+        live = self._live()
+        final = not self.queue and len(live) == (self.slot_of >= 0).sum()
+        if (final or self.cpu) and len(live) <= self.slots * (0.5 if final else 0.375):
+            size = self._size(len(live))
+            if size < self.slots:
+                self._resize(size, live)
+
+    def _admit(self) -> None:
+        """Attach waiting requests while the rows they are expected to need fit."""
+        per_request = self.rows_ended / self.requests_ended
+        members = np.bincount(self.slot_of[self.slot_of >= 0])
+        demand = float(np.maximum(1.0, per_request * members[members > 0]).sum())
+        taken: list[tuple[Key, list[int]]] = []
+        while self.queue and demand <= self.most - 1:
+            key, waiting = self.queue.popleft()
+            n = max(1, int((self.most - demand) / per_request))
+            taken.append((key, waiting[:n]))
+            demand += max(1.0, per_request * len(waiting[:n]))
+            if waiting[n:]:
+                self.queue.appendleft((key, waiting[n:]))
                 break
-            waiting[self._key(i)] += 1
-        by_length: dict[int, list[tuple[Any, ...]]] = {}
+        if not taken:
+            return
+        self._prefill([key for key, _ in taken])
+        live = self._live()
+        if len(live) + len(taken) > self.slots:
+            self._resize(self._size(len(live) + len(taken)), live)
+            live = np.arange(len(live))
+        slots = self._free(live)[: len(taken)].tolist()
+        prefixes = [self.prefixes[key] for key, _ in taken]
+        self.cache.admit(slots, prefixes)
+        if self.logits is None:
+            self.logits = prefixes[0].logits.new_zeros(self.slots, len(prefixes[0].logits))
+        self.logits[torch.tensor(slots, device=self.device)] = torch.stack([p.logits for p in prefixes])
+        self.counts[slots] = 0
+        for slot, (key, some) in zip(slots, taken, strict=True):
+            self.slot_of[some] = slot
+            for i in some:
+                if self.setting[i] >= 0:
+                    self.draws[i] = uniforms(self.requests[i].seed, AHEAD)
+            self.waiting[key] -= len(some)
+            if not self.waiting[key]:
+                del self.prefixes[key]
+
+    # -- a token --------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> list[tuple[int, Generated]]:
+        """The next token of every attached request; requests that ended, and slots for the rows that go on."""
+        attached = np.flatnonzero(self.slot_of >= 0)
+        slot = self.slot_of[attached]
+        at = self.counts[slot]
+        token = self._tokens(attached, slot, at)
+        if self.progress:
+            self.progress(len(attached))
+        self.engine.notes["tokens"] += len(attached)
+        ended = np.isin(token, self.eos) | (at + 1 >= self.limits[attached])
+        # requests of a slot that drew the same token are one row from here: a child
+        _, first, child = np.unique(slot * (1 + token.max()) + token, return_index=True, return_inverse=True)
+        if self.stop:
+            for c in np.unique(child[~ended]):
+                tail = self.tokenizer.decode(self._ids(slot[first[c]], token[first[c]])[-32:])
+                if any(s in tail for s in self.stop):
+                    ended[child == c] = True
+        finished: list[tuple[int, Generated]] = []
+        texts: dict[int, Generated] = {}
+        for j in np.flatnonzero(ended):
+            c = child[j]
+            if c not in texts:
+                texts[c] = finish(self.tokenizer, self._ids(slot[j], token[j]), self.eos.tolist(), self.stop)
+            finished.append((int(attached[j]), Generated(list(texts[c].token_ids), texts[c].text, texts[c].finish)))
+        self.slot_of[attached[ended]] = -1
+        self._go_on(attached[~ended], first[np.unique(child[~ended])], child[~ended], slot, token)
+        self.requests_ended += len(finished)
+        return finished
+
+    def _ids(self, slot: int, token: int) -> list[int]:
+        ids: list[int] = self.history[slot, : self.counts[slot]].tolist()
+        return [*ids, int(token)]
+
+    def _go_on(
+        self, requests: np.ndarray, heads: np.ndarray, child: np.ndarray, slot: np.ndarray, token: np.ndarray
+    ) -> None:
+        """Give every child that goes on a slot: the first one of a slot its parent's, the others a copy.
+
+        requests, child  the requests that go on and their children
+        heads            per child that goes on, in ascending order: a place in slot and token that speaks for it
+        """
+        source, drawn = slot[heads], token[heads]
+        keepers, head = np.unique(source, return_index=True)
+        self.rows_ended += len(np.unique(slot)) - len(keepers)
+        forks = np.setdiff1d(np.arange(len(heads)), head)
+        if len(heads) > self.slots and self.slots < self.most:
+            source = self._resize(self._size(len(heads)), keepers)[source]
+        free = self._free(source[head])
+        forks, refused = forks[: len(free)], forks[len(free) :]
+        target = np.full(len(heads), -1)
+        target[head] = source[head]
+        target[forks] = free[: len(forks)]
+        if len(forks):
+            self.cache.fork(source[forks], target[forks])
+            self.counts[target[forks]] = self.counts[source[forks]]
+            self.history[target[forks]] = self.history[source[forks]]
+        of_request = np.searchsorted(np.unique(child), child)
+        self.slot_of[requests] = target[of_request]
+        for n in refused:
+            self._requeue(requests[of_request == n].tolist())
+        rows = target[target >= 0]
+        self.next[:] = 0
+        self.next[rows] = drawn[target >= 0]
+        self.history[rows, self.counts[rows]] = self.next[rows]
+        self.counts[rows] += 1
+        self.engine.notes["rows_decoded"] += len(rows)
+        # idle slots decode a dummy token at position 0: their results are never read
+        self.cache.lengths[self._free(rows)] = 0
+
+    def _requeue(self, members: list[int]) -> None:
+        key = (self.requests[members[0]].prompt_ids, self.requests[members[0]].state)
+        self.queue.appendleft((key, members))
+        self.waiting[key] += len(members)
+        self.rows_ended += 1
+        self.engine.notes["started_again"] += len(members)
+
+    def _tokens(self, attached: np.ndarray, slot: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Next token of each attached request, given its slot and how many tokens it has."""
+        greedy = self.logits.argmax(-1)
+        hot = np.flatnonzero(self.setting[attached] >= 0)
+        if not len(hot):
+            chosen: np.ndarray = greedy.cpu().numpy()[slot]
+            return chosen
+        who, column = attached[hot], at[hot] % AHEAD
+        for i, start in zip(who[column == 0], at[hot][column == 0], strict=True):
+            if start:
+                self.draws[i] = uniforms(self.requests[i].seed, AHEAD, int(start))
+        # one distribution per slot and setting, with as many draws as requests share it
+        kinds, group, size = np.unique(
+            slot[hot] * len(self.settings) + self.setting[who], return_inverse=True, return_counts=True
+        )
+        order = np.argsort(group, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(hot)) - np.repeat(np.cumsum(size) - size, size)
+        # padded to a multiple of 16 rows: where vectorised kernels end must not depend on how many there are
+        u = np.zeros((round_up(len(kinds), 16), size.max()))
+        u[group, rank] = self.draws[who, column]
+        rows, setting = np.divmod(np.pad(kinds, (0, len(u) - len(kinds)), mode="edge"), len(self.settings))
+        to = self.device
+        temperature, top_p = self.settings[torch.from_numpy(setting)].to(to).unbind(1)
+        drawn = sample(self.logits[torch.from_numpy(rows).to(to)], torch.from_numpy(u).to(to), temperature, top_p)
+        both = torch.cat([greedy, drawn.flatten()]).cpu().numpy()
+        token: np.ndarray = both[slot]
+        token[hot] = both[len(greedy) :].reshape(u.shape)[group, rank]
+        return token
+
+    # -- prefill --------------------------------------------------------------------------------------------------------
+
+    def _prefill(self, keys: list[Key]) -> None:
+        """Make sure every key has its prefix.
+
+        On CPU a batch has one size for all prompts of a length, filled with prompts that are needed next: the bits of a
+        prefilled row depend on the size of its batch, and must not depend on how many others wait.
+        """
+        new = list(dict.fromkeys(k for k in keys if k not in self.prefixes))
+        groups: dict[tuple[int, tuple[int, ...]], list[Key]] = {}
         for k in new:
-            by_length.setdefault(len(k[0]), []).append(k)
-        for length, keys in by_length.items():
-            rows = max(1, self.engine.prefill_tokens // length)
-            for start in range(0, len(keys), rows):
-                part = keys[start : start + rows]
-                ids = torch.tensor([k[0] for k in part], device=self.device)
-                cache: DynamicCache
-                if self.layout is None:
-                    cache = DynamicCache(config=self.config)
-                else:
-                    chosen = [None if k[1] is None else self.states[k[1]] for k in part]
-                    cache = S0Cache(self.layout, rows_of(self.layout, chosen))
-                keep = {self.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
-                logits = self.model(input_ids=ids, **keep).logits
-                # an adapter may have put keys and values of its own in front of the prompt (prefix tuning)
-                seen = cache.get_seq_length() if self.layout is None else length
-                for row, k in enumerate(part):
-                    prefixes[k] = (harvest(cache, row, seen, logits[row, -1].float()), waiting[k])
+            groups.setdefault((len(k[0]), self._starts(k[1])), []).append(k)
+        for (length, starts), members in groups.items():
+            if not self.cpu:
+                rows = max(1, self.engine.prefill_tokens // length)
+            else:
+                rows = self.least if self.least * length <= min(self.engine.prefill_tokens, CPU_PREFILL) else 1
+                for k, _ in self.queue:
+                    if len(members) % rows == 0 or len(k[0]) != length:
+                        break
+                    if k not in self.prefixes and k not in members and self._starts(k[1]) == starts:
+                        members.append(k)
+            for start in range(0, len(members), rows):
+                part = members[start : start + rows]
+                padded = part + part[-1:] * (rows - len(part)) if self.cpu else part
+                self.prefixes |= zip(part, self._prefilled(padded), strict=False)
+
+    def _starts(self, state: Hashable) -> tuple[int, ...]:
+        if state not in self.starts:
+            effective = self.states[state].effective()
+            self.starts[state] = tuple(i for i, t in sorted(effective.items()) if bool(t.any()))
+        return self.starts[state]
+
+    def _prefilled(self, keys: Sequence[Key]) -> list[Prefix]:
+        """One forward pass over prompts of equal length."""
+        ids = torch.tensor([k[0] for k in keys], device=self.device)
+        cache: DynamicCache
+        if self.layout is None:
+            cache = DynamicCache(config=self.config)
+        else:
+            cache = S0Cache(
+                self.layout, rows_of(self.layout, [None if k[1] is None else self.states[k[1]] for k in keys])
+            )
+        keep = {self.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
+        logits = self.model(input_ids=ids, **keep).logits
+        # an adapter may have put keys and values of its own in front of the prompt (prefix tuning)
+        seen = cache.get_seq_length() if self.layout is None else ids.shape[1]
+        return [harvest(cache, row, seen, logits[row, -1].float()) for row in range(len(keys))]
+
+    # -- which batches treat rows alike ---------------------------------------------------------------------------------
+
+    def _granule(self) -> int:
+        """The smallest of SIZES from which on, doubling, a decode step gives a row the same bits in any batch, measured.
+
+        CPU kernels treat small batches, and the last elements of a batch, in other ways than the bulk; how small depends
+        on the kernels, the number of heads and experts, the threads and the processor.
+        """
+        most = min(64, self.limit)
+        implementation = getattr(self.config, "_attn_implementation", "")
+        settings = (next(self.model.parameters()).dtype, torch.get_num_threads(), most)
+        known = (type(self.model).__name__, implementation, self.config.to_json_string(), *settings)
+        if known not in _granules:
+            g = torch.Generator().manual_seed(0)
+            ids = torch.randint(int(self.config.vocab_size), (8, 3), generator=g).tolist()
+            prefixes = self._prefilled([(tuple(row), None) for row in ids])
+            tokens = torch.randint(int(self.config.vocab_size), (3, most), generator=g)
+
+            def decode(rows: np.ndarray) -> list[Tensor]:
+                cache = SlotCache(self.config, len(rows), self.device)
+                cache.admit(list(range(len(rows))), [prefixes[r % len(prefixes)] for r in rows])
+                step = _Step(self.model, cache, self.engine, self.cache_argument)
+                return [step(t[rows].numpy()) for t in tokens]
+
+            order = np.random.default_rng(0).permutation(most)
+            whole = decode(np.arange(most))
+            alike = {}
+            for size in (s for s in SIZES if s < most):
+                rows = order[:size]
+                alike[size] = all(torch.equal(a, b[rows]) for a, b in zip(decode(rows), whole, strict=True))
+            unlike = [size for size, same in alike.items() if not same]
+            _granules[known] = min([s for s in SIZES if s > max(unlike, default=0)] or [most])
+        return _granules[known]
 
 
 class _Step:
@@ -285,6 +535,8 @@ class _Step:
 
     def __init__(self, model: Any, cache: SlotCache, engine: HFEngine, cache_argument: str):
         self.model, self.cache, self.cache_argument = model, cache, cache_argument
+        self.eager = model.config.get_text_config(decoder=True)._attn_implementation == "eager"
+        self.dtype = next(model.parameters()).dtype
         self.graphed: Any = None
         if engine.cuda_graphs and cache.device.type == "cuda":
             from s0.engines.graphs import GraphedDecode
@@ -295,27 +547,26 @@ class _Step:
         if self.graphed is not None:
             self.graphed.reset()
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: np.ndarray) -> Tensor:
+        """Logits [slots, vocab] after tokens [slots]; every slot gets one position longer."""
         cache = self.cache
-        furthest = int(cache.positions.max()) + 1
+        furthest = int(cache.lengths.max()) + 1
         cache.reserve(furthest)
         cache.attended = min(round_up(furthest), cache.capacity)
-        logits = self.graphed(tokens) if self.graphed is not None else self._forward(tokens)
-        cache.positions += 1
+        cache.positions.copy_(torch.from_numpy(cache.lengths))
+        ids = torch.from_numpy(tokens).to(cache.device)
+        logits: Tensor = self.graphed(ids) if self.graphed is not None else self._forward(ids)
+        cache.lengths += 1
         return logits
 
     def _forward(self, tokens: Tensor) -> Tensor:
         cache = self.cache
-        mask = None
-        if cache.kv:
-            keys = torch.arange(cache.attended, device=cache.device)
-            visible = keys[None, :] <= cache.positions[:, None]
-            mask = visible[:, None, None, :]
-            if self.model.config.get_text_config(decoder=True)._attn_implementation == "eager":
-                dtype = next(self.model.parameters()).dtype
-                mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         placed: dict[str, Any] = {self.cache_argument: cache, "use_cache": True}
         if cache.kv:  # a model without attention has no positions to be told
+            keys = torch.arange(cache.attended, device=cache.device)
+            mask = (keys[None, :] <= cache.positions[:, None])[:, None, None, :]
+            if self.eager:
+                mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, torch.finfo(self.dtype).min)
             placed |= {"position_ids": cache.positions[:, None], "attention_mask": mask}
         out = self.model(input_ids=tokens[:, None], **placed)
         return out.logits[:, -1].float()

@@ -23,9 +23,10 @@ class _Draw(LogitsProcessor):
         self.request, self.u, self.t = request, uniforms(request.seed, request.max_new_tokens), 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
-        as_row = lambda x: torch.tensor([x], device=scores.device, dtype=torch.float64)  # noqa: E731
+        r, device = self.request, scores.device
+        u = torch.tensor(self.u[self.t : self.t + 1], device=device)
         token = choose_tokens(
-            scores, as_row(self.u[self.t]), as_row(self.request.temperature), as_row(self.request.top_p)
+            scores, u, torch.tensor([r.temperature], device=device), torch.tensor([r.top_p], device=device)
         )
         self.t += 1
         return torch.full_like(scores, float("-inf")).scatter_(1, token[:, None], 0.0)

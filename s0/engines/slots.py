@@ -2,14 +2,17 @@
 
 Attention layers keep left-aligned keys and values [slots, kv heads, capacity, head dim] with a write position per slot;
 recurrent layers keep their convolution window and state per slot. A finished row's slot is overwritten by the next
-prefilled row, so rows of different prompts, states and ages decode together without any padding.
+prefilled row, or by a copy of a row that forks, so rows of different prompts, states and ages decode together without any
+padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -51,12 +54,14 @@ def harvest(cache: DynamicCache, row: int, length: int, logits: Tensor) -> Prefi
 
 
 class SlotCache(DynamicCache):
-    """See the module docstring. `positions` [slots] is where each slot writes its next key; `attended` how many key
-    positions a decode step looks at (the rest is masked)."""
+    """See the module docstring. `lengths` [slots] is where each slot writes its next key, known on the host; `positions`
+    its copy on the device, renewed before a step; `attended` how many key positions a decode step looks at (the rest is
+    masked)."""
 
     def __init__(self, text_config: Any, slots: int, device: torch.device):
         super().__init__(config=text_config)
         self.slots, self.device = slots, device
+        self.lengths = np.zeros(slots, dtype=np.int64)
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
         self.rows = torch.arange(slots, device=device)
         self.attended = 0
@@ -76,22 +81,24 @@ class SlotCache(DynamicCache):
             self.kv[i] = (_grown(k, new), _grown(v, new))
         self.capacity = new
 
-    def admit(self, slots: Tensor, prefix: Prefix) -> None:
-        """Copy a prefilled row into every slot of `slots` [n]."""
-        self.reserve(prefix.length + 1)
-        for i in prefix.keys:
+    def admit(self, slots: list[int], prefixes: list[Prefix]) -> None:
+        """Copy prefilled rows into `slots`, one each."""
+        self.reserve(max(p.length for p in prefixes) + 1)
+        index = torch.tensor(slots, device=self.device)
+        for i in prefixes[0].keys:
             if i not in self.kv:
-                heads, _, dim = prefix.keys[i].shape
+                heads, _, dim = prefixes[0].keys[i].shape
                 shape = (self.slots, heads, self.capacity, dim)
-                self.kv[i] = (prefix.keys[i].new_zeros(shape), prefix.values[i].new_zeros(shape))
+                self.kv[i] = (prefixes[0].keys[i].new_zeros(shape), prefixes[0].values[i].new_zeros(shape))
             k, v = self.kv[i]
-            k[slots, :, : prefix.length] = prefix.keys[i]
-            v[slots, :, : prefix.length] = prefix.values[i]
+            for slot, p in zip(slots, prefixes, strict=True):
+                k[slot, :, : p.length] = p.keys[i]
+                v[slot, :, : p.length] = p.values[i]
         for name, flag, part in (
-            ("conv_states", "is_conv_states_initialized", prefix.windows),
-            ("recurrent_states", "is_recurrent_states_initialized", prefix.states),
+            ("conv_states", "is_conv_states_initialized", "windows"),
+            ("recurrent_states", "is_recurrent_states_initialized", "states"),
         ):
-            for (i, n), t in part.items():
+            for (i, n), t in getattr(prefixes[0], part).items():
                 layer: Any = self.layers[i]
                 store = getattr(layer, name)
                 if store[n] is None:
@@ -101,19 +108,36 @@ class SlotCache(DynamicCache):
                     if name == "conv_states":
                         layer.device, layer.dtype = t.device, t.dtype
                         layer.conv_kernel_size[n] = t.shape[-1]
-                store[n][slots] = t
-        self.positions[slots] = prefix.length
+                store[n][index] = torch.stack([getattr(p, part)[i, n] for p in prefixes])
+        self.lengths[slots] = [p.length for p in prefixes]
 
-    def keep(self, slots: Tensor) -> None:
-        """Shrink to the rows in `slots` [m], in that order."""
-        for i, (k, v) in self.kv.items():
-            self.kv[i] = (k[slots].contiguous(), v[slots].contiguous())
+    def running(self) -> Iterator[tuple[dict[int, Any], int]]:
+        """Where windows and states are kept: (dictionary, key) of each."""
         for layer in self.layers:
             for name in ("conv_states", "recurrent_states"):
-                for n, t in (getattr(layer, name, None) or {}).items():
-                    if t is not None:
-                        getattr(layer, name)[n] = t[slots].contiguous()
-        self.positions = self.positions[slots].contiguous()
+                store = getattr(layer, name, None) or {}
+                yield from ((store, n) for n, t in store.items() if t is not None)
+
+    def fork(self, sources: np.ndarray, copies: np.ndarray) -> None:
+        """Copy the rows in slots `sources` [m] into slots `copies` [m]; no slot is in both."""
+        source, copy = torch.from_numpy(sources).to(self.device), torch.from_numpy(copies).to(self.device)
+        length = int(self.lengths[sources].max())
+        for k, v in self.kv.values():
+            k[copy, :, :length] = k[source, :, :length]
+            v[copy, :, :length] = v[source, :, :length]
+        for store, n in self.running():
+            store[n][copy] = store[n][source]
+        self.lengths[copies] = self.lengths[sources]
+
+    def keep(self, slots: np.ndarray) -> None:
+        """Become the rows in `slots` [m], in that order; m may be larger than before, rows may be repeated."""
+        index = torch.from_numpy(slots).to(self.device)
+        for i, (k, v) in self.kv.items():
+            self.kv[i] = (k[index], v[index])
+        for store, n in self.running():
+            store[n] = store[n][index]
+        self.lengths = self.lengths[slots]
+        self.positions = self.positions[index]
         self.slots = len(slots)
         self.rows = torch.arange(self.slots, device=self.device)
 

@@ -10,8 +10,8 @@ import torch
 
 from s0.architectures import describe
 from s0.engines import make_engine
-from s0.engines.base import Request, choose_tokens, request_seed, uniforms
-from s0.engines.hf import HFEngine
+from s0.engines.base import TOP, Request, choose_tokens, request_seed, uniforms
+from s0.engines.hf import HFEngine, _Loop
 from s0.engines.naive import NaiveEngine
 from s0.errors import ConfigError
 from s0.specimens import build
@@ -70,15 +70,78 @@ def test_row_is_independent_of_its_batch_mates(setting) -> None:  # type: ignore
     assert alone == whole[:6]
 
 
-def test_logits_of_a_row_are_bit_equal_in_any_batch(setting) -> None:  # type: ignore[no-untyped-def]
-    """The reason rows of different seeds may share a batch: on CPU the products of 16 or more rows treat each alike."""
+def logits_by_row(monkeypatch: pytest.MonkeyPatch, model, requests, states, **settings):  # type: ignore[no-untyped-def]
+    """(request, token number) -> the logits [vocab] it was drawn from; and what the engine noted."""
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    real = _Loop._tokens
+
+    def watching(self, attached, slot, at):  # type: ignore[no-untyped-def]
+        for request, s, t in zip(attached.tolist(), slot.tolist(), at.tolist(), strict=True):
+            seen[request, t] = self.logits[s].clone()
+        return real(self, attached, slot, at)
+
+    engine = HFEngine(**settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "_tokens", watching)
+        engine.all(model, Spelling(), requests, states)
+    return seen, engine.notes
+
+
+def test_logits_of_a_row_are_bit_equal_in_any_batch(setting, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The reason rows of different seeds may share a batch, and samples a row: from prefill to the last token, the bits
+    are the same with every other set of mates, shared or not."""
+    model, states, requests = setting
+    whole, _ = logits_by_row(monkeypatch, model, requests, states)
+    n = len(requests)
+    for order, settings in (
+        (range(n), {"share": False}),
+        (range(n)[::-1], {"max_slots": 32}),
+        ([3, 17, 30], {}),
+        *(([k], {}) for k in range(0, n, 7)),
+    ):
+        part, _ = logits_by_row(monkeypatch, model, [requests[i] for i in order], states, **settings)
+        assert {i for i, _ in part} == set(range(len(order)))
+        for (i, t), logits in part.items():
+            assert torch.equal(logits, whole[order[i], t]), (order, settings, i, t)
+
+
+def samples(n: int, prompt: tuple[int, ...], temperature: float, tokens: int = 12) -> list[Request]:
+    return [Request(prompt, tokens, None, temperature, 1.0, request_seed(prompt, k)) for k in range(n)]
+
+
+def test_samples_share_a_row_until_they_differ(setting) -> None:  # type: ignore[no-untyped-def]
     model, _, _ = setting
-    hidden = int(describe(model).hidden_size)
-    x = torch.randn(256, hidden)
-    weight = model.get_output_embeddings().weight
-    full = torch.nn.functional.linear(x, weight)
-    for rows in (16, 32, 64, 128):
-        assert torch.equal(torch.nn.functional.linear(x[:rows], weight), full[:rows])
+    requests = samples(40, (11, 12, 13), 0.3) + samples(5, (11, 12, 14), 1.5, tokens=30)
+    shared, apart = HFEngine(), HFEngine(share=False)
+    found = shared.all(model, Spelling(), requests)
+    assert found == apart.all(model, Spelling(), requests)
+    assert len({tuple(g.token_ids) for g in found}) > 5
+    # a row is decoded once for every distinct beginning, and ends are not decoded further
+    distinct = {(r.prompt_ids, *g.token_ids[:n]) for r, g in zip(requests, found, strict=True) for n in range(1, 30)}
+    ends = {(r.prompt_ids, *g.token_ids) for r, g in zip(requests, found, strict=True)}
+    assert len(distinct - ends) <= shared.notes["rows_decoded"] <= len(distinct)
+    assert shared.notes["rows_decoded"] < apart.notes["rows_decoded"]
+
+
+def test_samples_that_need_more_rows_than_expected_start_again(setting) -> None:  # type: ignore[no-untyped-def]
+    """The first prompt's samples agree, so the second prompt's are all attached; they all differ."""
+    model, _, _ = setting
+    requests = samples(60, (11,), 0.01) + samples(40, (11, 12), 1.5)
+    engine = HFEngine(max_slots=8)
+    found = engine.all(model, Spelling(), requests)
+    assert engine.notes["started_again"] > 0
+    assert found == HFEngine(share=False).all(model, Spelling(), requests)
+
+
+def test_threads_are_given_back(setting) -> None:  # type: ignore[no-untyped-def]
+    """A small model decodes on one thread; what runs between two results has all of them."""
+    model, states, requests = setting
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert {torch.get_num_threads() for _ in HFEngine().run(model, Spelling(), requests, states)} == {2}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_stop_strings_end_a_row_and_are_cut(setting) -> None:  # type: ignore[no-untyped-def]
@@ -134,9 +197,20 @@ def test_sampling_follows_the_nucleus() -> None:
     assert counts[3] == 0
 
 
-def test_wide_nucleus_falls_back_to_a_full_sort() -> None:
-    from s0.engines.base import TOP
+def test_equal_logits_are_drawn_alike_beside_a_wide_nucleus() -> None:
+    """Which of several equal logits comes first differs between topk and sort; a mate that needs the sort must not matter."""
+    g = torch.Generator().manual_seed(0)
+    row = torch.randint(0, 4, (4 * TOP,), generator=g).float() * 4  # values repeat, and few of them hold the mass
+    row[: 2 * TOP] = -100.0
+    row[7 * TOP // 2 :] += 20.0
+    u, one = torch.tensor([0.37], dtype=torch.float64), torch.ones(1)
+    top_p = torch.full((1,), 0.9)
+    alone = choose_tokens(row[None], u, one, top_p)
+    beside = choose_tokens(torch.stack([row, torch.zeros(4 * TOP)]), u.expand(2), one.expand(2), top_p.expand(2))
+    assert int(beside[0]) == int(alone)
 
+
+def test_wide_nucleus_falls_back_to_a_full_sort() -> None:
     n = 4 * TOP
     u = torch.tensor([0.999999], dtype=torch.float64)
     token = choose_tokens(torch.zeros(1, n), u, torch.ones(1), torch.ones(1))
@@ -147,7 +221,8 @@ def test_wide_nucleus_falls_back_to_a_full_sort() -> None:
     assert len(set(drawn.tolist())) > TOP  # a truncated candidate list could not reach beyond TOP
 
 
-def test_uniforms_do_not_depend_on_length() -> None:
+def test_uniforms_do_not_depend_on_length_or_start() -> None:
+    assert np.array_equal(uniforms(5, 64, 128), uniforms(5, 192)[128:])
     assert np.array_equal(uniforms(5, 10), uniforms(5, 100)[:10])
     assert not np.array_equal(uniforms(5, 10), uniforms(6, 10))
 
