@@ -184,9 +184,9 @@ class _Loop:
     def run(self, pending: list[int]) -> Iterator[tuple[int, Generated]]:
         with self._compute():
             self._plan(pending)
-        while self.queue or (self.slot_of >= 0).any():
+        while self.queue or self.rows:
             with self._compute():
-                if (self.slot_of >= 0).any():
+                if self.rows:
                     self._shrink()
                     self.logits = self.step(self.next)
                 self._admit()
@@ -247,6 +247,8 @@ class _Loop:
         for key, members in self.queue:
             self.waiting[key] += len(members)
         self.prefixes: dict[Key, Prefix] = {}
+        #: rows being decoded
+        self.rows = 0
         #: rows that ended and requests that did: how many rows a request needs
         self.rows_ended = self.requests_ended = 1
         # per slot
@@ -272,7 +274,9 @@ class _Loop:
         return np.unique(self.slot_of[self.slot_of >= 0])
 
     def _free(self, live: np.ndarray) -> np.ndarray:
-        return np.setdiff1d(np.arange(self.slots), live)
+        free = np.ones(self.slots, dtype=bool)
+        free[live] = False
+        return np.flatnonzero(free)
 
     def _resize(self, size: int, kept: np.ndarray) -> np.ndarray:
         """Change the number of slots; the rows in slots `kept` move to the front. Returns old slot -> new slot."""
@@ -294,15 +298,16 @@ class _Loop:
 
     def _shrink(self) -> None:
         """Decode a smaller batch when few rows are left; while rows may still be added, only when few enough to stay so."""
-        live = self._live()
-        final = not self.queue and len(live) == (self.slot_of >= 0).sum()
-        if (final or self.cpu) and len(live) <= self.slots * (0.5 if final else 0.375):
-            size = self._size(len(live))
+        final = not self.queue and self.rows == (self.slot_of >= 0).sum()
+        if (final or self.cpu) and self.rows <= self.slots * (0.5 if final else 0.375):
+            size = self._size(self.rows)
             if size < self.slots:
-                self._resize(size, live)
+                self._resize(size, self._live())
 
     def _admit(self) -> None:
         """Attach waiting requests while the rows they are expected to need fit."""
+        if not self.queue:
+            return
         per_request = self.rows_ended / self.requests_ended
         members = np.bincount(self.slot_of[self.slot_of >= 0])
         demand = float(np.maximum(1.0, per_request * members[members > 0]).sum())
@@ -334,6 +339,7 @@ class _Loop:
             for i in some:
                 if self.setting[i] >= 0:
                     self.draws[i] = uniforms(self.requests[i].seed, AHEAD)
+            self.rows += 1
             self.waiting[key] -= len(some)
             if not self.waiting[key]:
                 del self.prefixes[key]
@@ -349,7 +355,7 @@ class _Loop:
         if self.progress:
             self.progress(len(attached))
         self.engine.notes["tokens"] += len(attached)
-        ended = np.isin(token, self.eos) | (at + 1 >= self.limits[attached])
+        ended = (token[:, None] == self.eos).any(1) | (at + 1 >= self.limits[attached])
         # requests of a slot that drew the same token are one row from here: a child
         _, first, child = np.unique(slot * (1 + token.max()) + token, return_index=True, return_inverse=True)
         if self.stop:
@@ -365,7 +371,10 @@ class _Loop:
                 texts[c] = finish(self.tokenizer, self._ids(slot[j], token[j]), self.eos.tolist(), self.stop)
             finished.append((int(attached[j]), Generated(list(texts[c].token_ids), texts[c].text, texts[c].finish)))
         self.slot_of[attached[ended]] = -1
-        self._go_on(attached[~ended], first[np.unique(child[~ended])], child[~ended], slot, token)
+        goes_on = np.zeros(len(first), dtype=bool)
+        goes_on[child[~ended]] = True
+        heads = first[goes_on]
+        self._go_on(attached[~ended], (np.cumsum(goes_on) - 1)[child[~ended]], slot[heads], token[heads])
         self.requests_ended += len(finished)
         return finished
 
@@ -373,36 +382,33 @@ class _Loop:
         ids: list[int] = self.history[slot, : self.counts[slot]].tolist()
         return [*ids, int(token)]
 
-    def _go_on(
-        self, requests: np.ndarray, heads: np.ndarray, child: np.ndarray, slot: np.ndarray, token: np.ndarray
-    ) -> None:
-        """Give every child that goes on a slot: the first one of a slot its parent's, the others a copy.
+    def _go_on(self, requests: np.ndarray, row: np.ndarray, source: np.ndarray, token: np.ndarray) -> None:
+        """Give every row that goes on a slot: the first one of a slot its parent's, the others a copy.
 
-        requests, child  the requests that go on and their children
-        heads            per child that goes on, in ascending order: a place in slot and token that speaks for it
+        requests, row  the requests that go on, and the row of each
+        source, token  per row its parent's slot, ascending, and the token it drew
         """
-        source, drawn = slot[heads], token[heads]
-        keepers, head = np.unique(source, return_index=True)
-        self.rows_ended += len(np.unique(slot)) - len(keepers)
-        forks = np.setdiff1d(np.arange(len(heads)), head)
-        if len(heads) > self.slots and self.slots < self.most:
-            source = self._resize(self._size(len(heads)), keepers)[source]
-        free = self._free(source[head])
+        heir = np.ones(len(source), dtype=bool)
+        heir[1:] = source[1:] != source[:-1]
+        forks = np.flatnonzero(~heir)
+        self.rows_ended += self.rows - int(heir.sum())
+        if len(source) > self.slots and self.slots < self.most:
+            source = self._resize(self._size(len(source)), source[heir])[source]
+        free = self._free(source[heir])
         forks, refused = forks[: len(free)], forks[len(free) :]
-        target = np.full(len(heads), -1)
-        target[head] = source[head]
+        target = np.where(heir, source, -1)
         target[forks] = free[: len(forks)]
         if len(forks):
             self.cache.fork(source[forks], target[forks])
             self.counts[target[forks]] = self.counts[source[forks]]
             self.history[target[forks]] = self.history[source[forks]]
-        of_request = np.searchsorted(np.unique(child), child)
-        self.slot_of[requests] = target[of_request]
+        self.slot_of[requests] = target[row]
         for n in refused:
-            self._requeue(requests[of_request == n].tolist())
+            self._requeue(requests[row == n].tolist())
         rows = target[target >= 0]
+        self.rows = len(rows)
         self.next[:] = 0
-        self.next[rows] = drawn[target >= 0]
+        self.next[rows] = token[target >= 0]
         self.history[rows, self.counts[rows]] = self.next[rows]
         self.counts[rows] += 1
         self.engine.notes["rows_decoded"] += len(rows)
