@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from s0.methods import Adapter, TrainingSet
+from s0.methods import Adapter, Training, TrainingSet
 from s0.methods.s0 import S0, S0Adapter
 from s0.pipeline import AlphaChoice, Cell, EvalRequest
 from s0.records import Evaluation
@@ -51,6 +51,12 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
                 folds[seed].append((TrainingSet(seed, part), others))
     default = method.default_alpha(cell.subject.layout)
     return {s: AlphaChoice(default, "architecture default (too few problems for auto)") for s in sets}, folds
+
+
+def trainings_of(cell: Cell, sets: dict[int, TrainingSet], folds: Folds) -> list[Training]:
+    """What a cell has to train: a state per seed, and one per fold."""
+    extra = [one for parts in folds.values() for one, _ in parts]
+    return [(cell.method, one) for one in [*sets.values(), *extra]]
 
 
 def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, trained: dict[str, Adapter]) -> None:

@@ -296,11 +296,15 @@ class EvalRequest:
         )
 
 
-def run_cell(config: dict[str, Any], lab: Lab, command: str = "") -> list[Record]:
-    """All records of one cell, one per seed: found if they exist, computed otherwise. Raises S0Error."""
-    from s0.cells import choose_alphas, decide_alphas, evaluations_of
+def run_cell(
+    config: dict[str, Any], lab: Lab, command: str = "", spent: dict[str, float] | None = None
+) -> list[Record]:
+    """All records of one cell, one per seed: found if they exist, computed otherwise. `spent` seconds by stage were
+    already used on it (s0.together). Raises S0Error."""
+    from s0.cells import choose_alphas, decide_alphas, evaluations_of, trainings_of
 
     cell = Cell(config, lab)
+    cell.wall |= spent or {}
     try:
         folder = Path(config["records"])
         keys = {seed: cell.record_key(seed) for seed in config["seed"]}
@@ -321,8 +325,7 @@ def run_cell(config: dict[str, Any], lab: Lab, command: str = "") -> list[Record
             if cell.method.name != "none" and trainable:
                 with cell.timed("train"):
                     alphas, folds = choose_alphas(cell, sets)
-                    extra = [one for parts in folds.values() for one, _ in parts]
-                    trained = train(cell.store, cell.subject, cell.method, [*sets.values(), *extra], config["train"])
+                    trained = train(cell.store, cell.subject, trainings_of(cell, sets, folds), config["train"])
                     decide_alphas(cell, alphas, folds, trained)
                     for s in trainable:
                         adapters[s] = trained[adapter_key(cell.subject, cell.method, sets[s])]

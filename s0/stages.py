@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s0.engines.base import Engine, Request
+from s0.errors import ArchitectureError
 from s0.grading import Grader
 from s0.loading import Subject
-from s0.methods import Adapter, FitContext, Method, TrainingSet
+from s0.methods import Adapter, FitContext, Method, Training, TrainingSet
 from s0.progress import Bar, bar
 from s0.schema import Completion, Problem, digest
 from s0.state import InitialState
@@ -20,6 +21,8 @@ from s0.store import Log, Store
 
 #: finished rows are stored at least this often (rows, seconds): what a kill can cost
 FLUSH_ROWS, FLUSH_SECONDS = 64, 1.0
+#: one fit learns at most so many states, of so many numbers in all: about five fp32 copies of them lie in memory (11 GB)
+FUSED, FUSED_NUMBERS = 64, 2**29
 
 
 @dataclass(frozen=True)
@@ -145,51 +148,85 @@ def adapter_key(subject: Subject, method: Method, one: TrainingSet) -> str:
 
 
 def train(
-    store: Store, subject: Subject, method: Method, sets: Sequence[TrainingSet], settings: dict[str, Any]
+    store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]
 ) -> dict[str, Adapter]:
-    """Adapters by key for all training sets: stored ones are loaded, the others learned together and stored.
+    """Adapters by key for all trainings: stored ones are loaded, the others learned together and stored (see `learn`)."""
+    learn(store, subject, trainings, settings)
+    ctx = context(subject, settings)
+    keyed = {adapter_key(subject, method, one): method for method, one in trainings}
+    return {k: method.load(ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
 
-    A training in progress leaves a snapshot every `snapshot_s` seconds and goes on from there after a kill.
+
+def learn(store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]) -> None:
+    """Have every training in the store: what is missing is learned together, in fits of at most `FUSED` trainings, and by
+    one process at a time. The methods must be equal in `company`, or one.
+
+    A training in progress leaves a snapshot every `snapshot_s` seconds. After a kill, whoever fits the same trainings
+    goes on from there.
     """
-    keyed = {adapter_key(subject, method, one): one for one in sets}
-    kind = f"adapters-{method.name}"
+    keyed = {adapter_key(subject, method, one): (method, one) for method, one in trainings}
 
-    def fit(keys: list[str]) -> None:
-        snapshot = store.root / "partial" / f"{digest(sorted(keys))}.pt"
-        with bar(f"train {method.label()} x{len(keys)}", None, "steps") as progress:
+    def absent(keys: Iterable[str]) -> list[str]:
+        return [k for k in keys if not store.has_folder(_kind(keyed[k][0]), k)]
 
-            def after(step: int, n_steps: int, losses: list[float]) -> None:
-                progress.to(step, n_steps)
-                progress.note(f"mean loss {sum(losses) / len(losses):.4f}")
-
-            ctx = _context(subject, settings)
-            ctx.progress = after
-            if method.resumable:
-                ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
-            adapters = method.fit(ctx, [keyed[k] for k in keys])
-        for key, adapter in zip(keys, adapters, strict=True):
-            with store.new_folder(kind, key) as folder:
-                adapter.save(folder)
-        snapshot.unlink(missing_ok=True)
-
-    absent = [k for k in keyed if not store.has_folder(kind, k)]
-    with contextlib.ExitStack() as claims:
-        mine = [k for k in sorted(absent) if claims.enter_context(store.claim(f"fit-{k}", wait=False))]
-        todo = [k for k in mine if not store.has_folder(kind, k)]
-        if todo:
-            fit(todo)
-    for key in absent:
-        if key not in mine:
-            with store.claim(f"fit-{key}"):
-                if not store.has_folder(kind, key):
-                    fit([key])
-    ctx = _context(subject, settings)
-    return {k: method.load(ctx, store.folder(kind, k)) for k in keyed}
+    size = 0
+    while missing := absent(keyed):
+        size = size or _fused_at_once(subject)
+        idle = True
+        for start in range(0, len(missing), size):
+            part = sorted(missing[start : start + size])
+            with contextlib.ExitStack() as claims:
+                with store.claim("fit"):  # of two processes that want the same trainings, one is to get them all
+                    mine = [k for k in part if claims.enter_context(store.claim(f"fit-{k}", wait=False))]
+                if todo := absent(mine):
+                    _fit(store, subject, {k: keyed[k] for k in todo}, len(missing), settings)
+                    idle = False
+        if idle and (missing := absent(missing)):
+            with store.claim(f"fit-{missing[0]}"):
+                pass  # whoever held it has learned it now or died; then the next round takes over all it held
 
 
-def _context(subject: Subject, settings: dict[str, Any]) -> FitContext:
-    from s0.errors import ArchitectureError
+def _fused_at_once(subject: Subject) -> int:
+    try:
+        return max(1, min(FUSED, FUSED_NUMBERS // subject.layout.n_parameters()))
+    except ArchitectureError:
+        return FUSED
 
+
+def _fit(store: Store, subject: Subject, keyed: dict[str, Training], of: int, settings: dict[str, Any]) -> None:
+    """Learn these trainings, of so many that are missing, in one fit and store them."""
+    trainings = list(keyed.values())
+    method = trainings[0][0]
+    several = len({digest(m.determinants()) for m, _ in trainings})
+    snapshot = store.root / "partial" / f"{digest(sorted(keyed))}.pt"
+    label = f"train {method.name}, {several} settings," if several > 1 else f"train {method.label()}"
+    with bar(f"{label} x{len(keyed)}{f' of {of}' if of > len(keyed) else ''}", None, "steps") as progress:
+
+        def after(step: int, n_steps: int, losses: list[float]) -> None:
+            progress.to(step, n_steps)
+            progress.note(f"mean loss {sum(losses) / len(losses):.4f}")
+
+        ctx = context(subject, settings)
+        ctx.progress = after
+        if method.resumable:
+            ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
+        try:
+            adapters = method.fit_together(ctx, trainings)
+        except Exception:
+            if several > 1:  # these will be fitted apart: nobody would go on from here
+                snapshot.unlink(missing_ok=True)
+            raise
+    for (key, (m, _)), adapter in zip(keyed.items(), adapters, strict=True):
+        with store.new_folder(_kind(m), key) as folder:
+            adapter.save(folder)
+    snapshot.unlink(missing_ok=True)
+
+
+def _kind(method: Method) -> str:
+    return f"adapters-{method.name}"
+
+
+def context(subject: Subject, settings: dict[str, Any]) -> FitContext:
     try:
         layout: Any = subject.layout
     except ArchitectureError:

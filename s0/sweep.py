@@ -1,8 +1,9 @@
 """Many cells, worked through by one or more processes: none twice, a failing one does not stop the others.
 
 A process takes a cell by claiming its seeds (operating-system locks in the store, free again when a process dies), runs
-it, and notes the outcome. Cells held by somebody else are left for a second pass, which waits for them and takes over
-what a dead process left. Only the outcomes are kept here; results are records, found again by key.
+it, and notes the outcome. Cells that can train in one batch are taken together for that (s0.together) and then run one by
+one. What somebody else holds is waited for when nothing else is left, and taken over from a process that died. Only the
+outcomes are kept here; results are records, found again by key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from s0.store import Store
 
 #: errors that no choice of seeds can avoid: the seeds are not tried one by one
 WHOLE_CELL = (ArchitectureError, ConfigError, SandboxError)
+#: cells that took so many processes down while they trained together are run one by one
+TOGETHER_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,11 @@ class Sweep:
                 self._known[n] = Outcome(data["records"], [Failure(**f) for f in data["failures"]])
         return self._known.get(n)
 
-    def attempt(self, n: int) -> int:
+    def attempt(self, n: int, what: str = "attempts") -> int:
         """Count one more process starting on cell n (called under its claim). Returns how many started before it."""
         if not self.folder:
             return 0
-        path = self.folder / f"attempts-{n:05d}"
+        path = self.folder / f"{what}-{n:05d}"
         before = path.stat().st_size if path.exists() else 0
         with open(path, "ab") as f:
             f.write(b".")
@@ -151,33 +154,80 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
 
     With max_attempts > 0 a cell that took that many processes down with it is a failure instead of being tried again.
     """
+    from s0.together import groups
+
     _many_files()
     numbers = list(range(len(cells)) if only is None else only)
     left = {n: list(cells[n].config["seed"]) for n in numbers}
     so_far = {n: Outcome() for n in numbers}
+    spent: dict[int, dict[str, float]] = {}
+
+    def unfinished(some: Iterable[int]) -> list[int]:
+        return [n for n in some if left[n] and not sweep.get(n)]
+
+    def prepare(group: list[int]) -> None:
+        """Train those cells together that nobody else holds, once."""
+        with contextlib.ExitStack() as claims:
+            mine: dict[int, list[int]] = {}
+            for n in unfinished(group):
+                if n not in spent and (s := claims.enter_context(claimed(cells[n].config, left[n], wait=False))):
+                    mine[n] = s
+            if len(mine) > 1:
+                # what took processes down together is left to the cells themselves, and to their count of attempts
+                apart = max_attempts > 0 and sweep.attempt(min(mine), "together") >= TOGETHER_ATTEMPTS
+                configs = [{**cells[n].config, "seed": s} for n, s in mine.items()]
+                spent.update(zip(mine, [{} for _ in mine] if apart else train_together(configs, labs), strict=True))
+
+    def take(n: int) -> bool:
+        """Run those seeds of cell n that nobody else holds. Returns whether there were any."""
+        cell = cells[n]
+        with claimed(cell.config, left[n], wait=False) as seeds:
+            if not seeds or sweep.get(n):
+                return False
+            if len(cells) > 1:
+                print(f"[{n + 1}/{len(cells)}] {cell.label()}", flush=True)
+            if max_attempts and sweep.attempt(n) >= max_attempts:
+                message = f"{max_attempts} processes died while running it (killed: out of memory?)"
+                part = Outcome(failures=[_failure(cell, seeds, message, S0Error.exit_code)])
+            else:
+                part = run_seeds(cell, seeds, labs, spent.get(n))
+                spent[n] = {}
+            so_far[n] += part
+            left[n] = [s for s in left[n] if s not in seeds]
+            if not left[n]:
+                sweep.put(n, so_far[n])
+            return True
+
+    processes = min(len(numbers), cells[numbers[0]].config["workers"]) if numbers else 0
+    queue = groups(cells, numbers, max(1, processes))
     with Labs() as labs:
-        for wait in (False, True):
-            for n in numbers:
-                cell = cells[n]
-                if not left[n] or sweep.get(n):
-                    continue
-                with claimed(cell.config, left[n], wait) as seeds:
-                    if not seeds or sweep.get(n):
-                        continue
-                    if len(cells) > 1:
-                        print(f"[{n + 1}/{len(cells)}] {cell.label()}", flush=True)
-                    if max_attempts and sweep.attempt(n) >= max_attempts:
-                        message = f"{max_attempts} processes died while running it (killed: out of memory?)"
-                        part = Outcome(failures=[_failure(cell, seeds, message, S0Error.exit_code)])
-                    else:
-                        part = run_seeds(cell, seeds, labs)
-                    so_far[n] += part
-                    left[n] = [s for s in left[n] if s not in seeds]
-                    if not left[n]:
-                        sweep.put(n, so_far[n])
+        while unfinished(numbers):
+            taken = False
+            for group in queue:
+                if len(unfinished(group)) > 1:
+                    prepare(group)
+                for n in unfinished(group):
+                    taken |= take(n)
+            if not taken and (held := unfinished(numbers)):
+                with claimed(cells[held[0]].config, left[held[0]], wait=True):
+                    pass  # it is done now, or its process died: then the next round takes over all that one held
 
 
-def run_seeds(cell: Planned, seeds: list[int], labs: Labs) -> Outcome:
+def train_together(configs: list[dict[str, Any]], labs: Labs) -> list[dict[str, float]]:
+    """`s0.together.train_ahead`, or nothing where that fails: then every cell trains by itself, and says what is wrong."""
+    from s0.together import train_ahead
+
+    try:
+        set_threads(configs[0])
+        return train_ahead(configs, labs.get(configs[0]))
+    except Exception as error:
+        message = _words(error)
+    _free_memory()  # outside the except block: the traceback held the tensors of the run that failed
+    print(f"  training {len(configs)} cells together failed ({message}); each trains by itself", flush=True)
+    return [{} for _ in configs]
+
+
+def run_seeds(cell: Planned, seeds: list[int], labs: Labs, spent: dict[str, float] | None = None) -> Outcome:
     """Records of one cell for `seeds`. When running them together fails they are run one by one, so that one bad seed
     does not cost the others; what still fails is kept as a record with status "failed"."""
     from s0.pipeline import run_cell
@@ -186,7 +236,7 @@ def run_seeds(cell: Planned, seeds: list[int], labs: Labs) -> Outcome:
     try:
         set_threads(cell.config)
         lab = labs.get(cell.config)
-        records = run_cell({**cell.config, "seed": seeds}, lab, cell.command)
+        records = run_cell({**cell.config, "seed": seeds}, lab, cell.command, spent)
     except Exception as error:
         if len(seeds) == 1 or isinstance(error, WHOLE_CELL):
             failure = Outcome(failures=_merged(cell, [_failed(cell, s, error, n == 0) for n, s in enumerate(seeds)]))

@@ -93,7 +93,7 @@ def _states(cell: Cell, seeds: list[int]) -> dict[int, InitialState]:
     """seed -> the stored state its record was made with."""
     samples = cell.sample(seeds)
     sets = {s: TrainingSet(s, cell.subset(cell.examples(samples[s])[0], s)) for s in seeds}
-    trained = train(cell.store, cell.subject, cell.method, list(sets.values()), cell.config["train"])
+    trained = train(cell.store, cell.subject, [(cell.method, one) for one in sets.values()], cell.config["train"])
     states = {}
     for seed, one in sets.items():
         state = trained[adapter_key(cell.subject, cell.method, one)].state

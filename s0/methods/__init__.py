@@ -7,7 +7,7 @@ from typing import Any
 
 from s0.config import METHODS, suggest
 from s0.errors import ConfigError
-from s0.methods.base import Adapter, Curve, FitContext, Method, TrainingSet
+from s0.methods.base import Adapter, Curve, FitContext, Method, Training, TrainingSet
 
 _CLASSES = {
     "none": "s0.methods.none:NoMethod",
@@ -28,4 +28,4 @@ def make_method(settings: dict[str, Any]) -> Method:
     return getattr(import_module(module), cls)(settings)
 
 
-__all__ = ["Adapter", "Curve", "FitContext", "Method", "TrainingSet", "make_method"]
+__all__ = ["Adapter", "Curve", "FitContext", "Method", "Training", "TrainingSet", "make_method"]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from s0.fit import truncate
 from s0.schema import Example
 from s0.state import InitialState
 
@@ -99,9 +100,29 @@ class Method(abc.ABC):
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         """One adapter per training set. Raises S0Error, ConfigError, ArchitectureError."""
 
+    def company(self) -> dict[str, Any] | None:
+        """What methods of this kind must agree on for `fit_together` to learn in one batch what they learn, however else
+        they differ (plain JSON types). None: a method is only ever fitted by itself."""
+        return None
+
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        """Raise now what `fit` would raise for this set before its first step."""
+        for e in one.examples:
+            truncate(e, self.settings["max_length"])
+
+    @classmethod
+    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
+        """One adapter per training: what `fit` of its method would learn. The methods are one, or equal in `company`."""
+        (method,) = {id(m): m for m, _ in trainings}.values()
+        return method.fit(ctx, [one for _, one in trainings])
+
     @abc.abstractmethod
     def load(self, ctx: FitContext, folder: Path) -> Adapter:
         """Read what `Adapter.save` wrote."""
+
+
+#: a training set, and the method that learns from it
+Training = tuple[Method, TrainingSet]
 
 
 @contextlib.contextmanager

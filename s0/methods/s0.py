@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from s0.errors import ArchitectureError, ConfigError
 from s0.files import write_json
 from s0.fit import FitConfig, FitJob, FitResult, fit_states
 from s0.inject import Injection, S0Cache
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet
+from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, Training, TrainingSet
 from s0.state import InitialState
 
 
@@ -110,6 +111,9 @@ class S0(Method):
             keys += ["alpha", "normalize", "alpha_placement"]
         return {k: self.settings[k] for k in keys}
 
+    def company(self) -> dict[str, Any]:
+        return {"n_steps": self.settings["n_steps"], "rank": self.settings["rank"] or 0}
+
     def alpha(self, layout: Layout) -> float | None:
         """The configured alpha, the architecture's default for null, None for "auto"."""
         value = self.settings["alpha"]
@@ -142,22 +146,34 @@ class S0(Method):
         init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s["init_prompt"]) if s["init_prompt"] else None
         return FitJob(one.examples, config, init)
 
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        super().check(ctx, one)
+        self.job(ctx, one)
+
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
+        return self.fit_together(ctx, [(self, one) for one in sets])
+
+    @classmethod
+    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
         if ctx.layout is None:
             raise ArchitectureError(
                 f"model {type(ctx.model).__name__}: no recurrent layer whose state S0 could start; use method=lora or prefix"
             )
+        methods = [method for method, _ in trainings if isinstance(method, S0)]
         results: list[FitResult] = fit_states(
             ctx.model,
             ctx.layout,
-            [self.job(ctx, one) for one in sets],
+            [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)],
             token_budget=ctx.token_budget,
             checkpointing=ctx.checkpointing,
             progress=ctx.progress,
             resume=ctx.resume,
             on_step=ctx.on_step,
         )
-        return [S0Adapter(r.state, self._count(r.state), Curve(r.losses, r.grad_norms)) for r in results]
+        return [
+            S0Adapter(r.state, method._count(r.state), Curve(r.losses, r.grad_norms))
+            for method, r in zip(methods, results, strict=True)
+        ]
 
     def _count(self, state: InitialState) -> int:
         rank = self.settings["rank"] or 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from s0.errors import ArchitectureError, ConfigError, StoreError
 from s0.files import atomic_path, write_json
 from s0.fit import FitConfig, FitJob, fit_states
 from s0.inject import TrainingCache
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet
+from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, Training, TrainingSet
 from s0.methods.offset_kernels import Offsets
 from s0.methods.s0 import choose_layers
 
@@ -99,9 +99,12 @@ class StateOffset(Method):
     def _alpha(self) -> float:
         return 1.0 if self.settings["alpha"] is None else float(self.settings["alpha"])
 
-    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
-        layout, s = ctx.layout, self.settings
-        if layout is None:
+    def company(self) -> dict[str, Any]:
+        return {"n_steps": self.settings["n_steps"], "mode": self.settings["mode"]}
+
+    def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
+        s = self.settings
+        if ctx.layout is None:
             raise ArchitectureError(
                 f"model {type(ctx.model).__name__}: no recurrent layer whose state an offset could be added to; "
                 "use method=lora or prefix"
@@ -114,18 +117,33 @@ class StateOffset(Method):
             l2_lambda=s["l2_lambda"],
             grad_clip=s["grad_clip"],
             max_length=s["max_length"],
-            layers=choose_layers(layout, s["layers"]),
+            layers=choose_layers(ctx.layout, s["layers"]),
         )
+        return FitJob(one.examples, config)
+
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        super().check(ctx, one)
+        self.job(ctx, one)
+
+    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
+        return self.fit_together(ctx, [(self, one) for one in sets])
+
+    @classmethod
+    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
+        layout = ctx.layout
+        methods = [method for method, _ in trainings if isinstance(method, StateOffset)]
+        jobs = [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)]
+        mode = methods[0].settings["mode"]
 
         @contextlib.contextmanager
         def through(rows: dict[int, Tensor]) -> Iterator[TrainingCache]:
-            with Offsets(layout, rows, s["mode"]):
+            with Offsets(layout, rows, mode):
                 yield TrainingCache(layout, {})
 
         results = fit_states(
             ctx.model,
             layout,
-            [FitJob(one.examples, config) for one in sets],
+            jobs,
             token_budget=ctx.token_budget,
             checkpointing=ctx.checkpointing,
             progress=ctx.progress,
@@ -134,8 +152,8 @@ class StateOffset(Method):
             through=through,
         )
         return [
-            OffsetAdapter(r.state.tensors, layout.architecture, self._alpha(), s["mode"], Curve(r.losses, r.grad_norms))
-            for r in results
+            OffsetAdapter(r.state.tensors, layout.architecture, method._alpha(), mode, Curve(r.losses, r.grad_norms))
+            for method, r in zip(methods, results, strict=True)
         ]
 
     def load(self, ctx: FitContext, folder: Path) -> Adapter:
