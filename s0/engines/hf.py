@@ -8,6 +8,7 @@ of slots follows the rows there are, within a memory budget, and backs off when 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,14 +23,18 @@ from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids
 from s0.engines.slots import Prefix, SlotCache, harvest, round_up
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.inject import S0Cache, rows_of
+from s0.lanes import in_lanes, keep_freed_memory, lanes_for
 from s0.state import InitialState
 
-#: a decode batch is one of these sizes, or a power of two times it: see `_Loop._granule`
+#: a decode batch is one of these sizes, or a power of two times it: see `_Loop._measure`
 SIZES = (8, 16, 32)
 #: on CPU, prompts of equal length are prefilled in batches of one fixed size up to this many tokens, longer ones alone
 CPU_PREFILL = 512
-#: below this many parameters a step is too short to share between threads on CPU (waking them takes longer)
-ONE_THREAD = 2_000_000
+#: below this many parameters a step is too short to share between threads on CPU (waking them takes longer), whatever the
+#: batch: how many threads share a step shows in its bits
+SMALL_MODEL = 2_000_000
+#: prompts of a small model prefilled at once where so many wait, so that every thread has batches to do
+PREFILL_AHEAD = 128
 #: uniform numbers drawn ahead per request
 AHEAD = 64
 
@@ -127,8 +132,8 @@ def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
     return (layout.bytes_per_row() if layout else 0) + 2 * attention * heads * dim * width * round_up(length) + 1
 
 
-#: granules measured in this process, by model, dtype, threads and largest batch
-_granules: dict[tuple[Any, ...], int] = {}
+#: what `_Loop._measure` found in this process, by model, dtype, threads and largest batch
+_measured: dict[tuple[Any, ...], int] = {}
 
 
 class _Loop:
@@ -174,7 +179,11 @@ class _Loop:
         self.limit = self.slots = limit
         self.logits: Any = None
         self.cpu = self.device.type == "cpu"
-        self.one_thread = self.cpu and sum(p.numel() for p in model.parameters()) < ONE_THREAD
+        self.small = self.cpu and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+        #: prefills side by side: whole ones are worth a thread where a step is not
+        self.lanes = lanes_for(model) if self.small else 1
+        if self.small:
+            keep_freed_memory()
         #: layers in which a state starts, by state: rows of one prefill agree in this, because a model takes other
         #: kernels where no row starts anywhere
         self.starts: dict[Hashable, tuple[int, ...]] = {None: ()}
@@ -197,18 +206,18 @@ class _Loop:
     def _compute(self) -> Iterator[None]:
         threads = torch.get_num_threads()
         with torch.inference_mode():
-            if self.one_thread:
+            if self.small:
                 torch.set_num_threads(1)
             try:
                 yield
             finally:
-                if self.one_thread:
+                if self.small:
                     torch.set_num_threads(threads)
 
     def _plan(self, pending: list[int]) -> None:
         requests, n = self.requests, len(self.requests)
         longest = max(len(requests[i].prompt_ids) + requests[i].max_new_tokens for i in pending)
-        self.least = min(self._granule(), self.limit) if self.cpu else SIZES[0]
+        self.least = min(self._measure(), self.limit) if self.cpu else SIZES[0]
         self.most = self.engine.slots_for(self.model, self.layout, len(pending), longest, self.limit, self.least)
         # per request
         self.slot_of = np.full(n, -1)
@@ -461,23 +470,35 @@ class _Loop:
         prefilled row depend on the size of its batch, and must not depend on how many others wait.
         """
         new = list(dict.fromkeys(k for k in keys if k not in self.prefixes))
+        if new and self.lanes > 1:
+            further = (k for k, _ in self.queue if k not in self.prefixes)
+            new = list(dict.fromkeys([*new, *itertools.islice(further, max(PREFILL_AHEAD - len(new), 0))]))
         groups: dict[tuple[int, tuple[int, ...]], list[Key]] = {}
         for k in new:
             groups.setdefault((len(k[0]), self._starts(k[1])), []).append(k)
+        batches: list[list[Key]] = []
         for (length, starts), members in groups.items():
             if not self.cpu:
                 rows = max(1, self.engine.prefill_tokens // length)
             else:
                 rows = self.least if self.least * length <= min(self.engine.prefill_tokens, CPU_PREFILL) else 1
                 for k, _ in self.queue:
-                    if len(members) % rows == 0 or len(k[0]) != length:
+                    if len(members) % rows == 0 or len(k[0]) > length:
                         break
-                    if k not in self.prefixes and k not in members and self._starts(k[1]) == starts:
+                    if (
+                        len(k[0]) == length
+                        and k not in self.prefixes
+                        and k not in members
+                        and self._starts(k[1]) == starts
+                    ):
                         members.append(k)
-            for start in range(0, len(members), rows):
-                part = members[start : start + rows]
-                padded = part + part[-1:] * (rows - len(part)) if self.cpu else part
-                self.prefixes |= zip(part, self._prefilled(padded), strict=False)
+            batches += (members[start : start + rows] for start in range(0, len(members), rows))
+            if self.cpu:
+                batches[-1] += batches[-1][-1:] * (rows - len(batches[-1]))
+        for batch, prefixes in zip(
+            batches, in_lanes(self._prefilled, batches, min(self.lanes, len(batches))), strict=True
+        ):
+            self.prefixes |= zip(batch, prefixes, strict=True)
 
     def _starts(self, state: Hashable) -> tuple[int, ...]:
         if state not in self.starts:
@@ -485,6 +506,7 @@ class _Loop:
             self.starts[state] = tuple(i for i, t in sorted(effective.items()) if bool(t.any()))
         return self.starts[state]
 
+    @torch.inference_mode()
     def _prefilled(self, keys: Sequence[Key]) -> list[Prefix]:
         """One forward pass over prompts of equal length."""
         ids = torch.tensor([k[0] for k in keys], device=self.device)
@@ -503,17 +525,18 @@ class _Loop:
 
     # -- which batches treat rows alike ---------------------------------------------------------------------------------
 
-    def _granule(self) -> int:
-        """The smallest of SIZES from which on, doubling, a decode step gives a row the same bits in any batch, measured.
+    def _measure(self) -> int:
+        """The smallest of SIZES from which on, doubling, a decode step gives a row the same bits in any batch.
 
-        CPU kernels treat small batches, and the last elements of a batch, in other ways than the bulk; how small depends
-        on the kernels, the number of heads and experts, the threads and the processor.
+        Measured, because CPU kernels treat small batches, and the last elements of a batch, in other ways than the bulk: how
+        small depends on kernels, heads, threads and processor. Where no size does (an expert of a mixture sees as few rows
+        as are sent to it) the smallest is as good as any.
         """
-        most = min(64, self.limit)
+        most = min(2 * SIZES[-1], self.limit)
         implementation = getattr(self.config, "_attn_implementation", "")
         settings = (next(self.model.parameters()).dtype, torch.get_num_threads(), most)
         known = (type(self.model).__name__, implementation, self.config.to_json_string(), *settings)
-        if known not in _granules:
+        if known not in _measured:
             g = torch.Generator().manual_seed(0)
             ids = torch.randint(int(self.config.vocab_size), (8, 3), generator=g).tolist()
             prefixes = self._prefilled([(tuple(row), None) for row in ids])
@@ -527,13 +550,15 @@ class _Loop:
 
             order = np.random.default_rng(0).permutation(most)
             whole = decode(np.arange(most))
-            alike = {}
-            for size in (s for s in SIZES if s < most):
-                rows = order[:size]
-                alike[size] = all(torch.equal(a, b[rows]) for a, b in zip(decode(rows), whole, strict=True))
-            unlike = [size for size, same in alike.items() if not same]
-            _granules[known] = min([s for s in SIZES if s > max(unlike, default=0)] or [most])
-        return _granules[known]
+            unlike = {
+                size
+                for size in SIZES
+                if size < most
+                and not all(torch.equal(a, b[order[:size]]) for a, b in zip(decode(order[:size]), whole, strict=True))
+            }
+            alike = [s for s in SIZES if s > max(unlike, default=0)]
+            _measured[known] = (alike or SIZES)[0]
+        return _measured[known]
 
 
 class _Step:

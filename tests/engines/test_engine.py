@@ -105,6 +105,30 @@ def test_logits_of_a_row_are_bit_equal_in_any_batch(setting, monkeypatch: pytest
             assert torch.equal(logits, whole[order[i], t]), (order, settings, i, t)
 
 
+@pytest.mark.parametrize("family", ["olmo_hybrid", "bamba", "zamba2", "mamba2"])
+def test_other_families_are_bit_equal_in_any_batch_and_with_any_threads_around(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads around a batch of 128 rows and around one of 8: how many share a step must not follow from its size."""
+    torch.manual_seed(0)
+    model = build(family).eval()
+    states = {0: InitialState.random(describe(model), 3.0, 0)}
+    rng = random.Random(2)
+    requests = [
+        Request(tuple(rng.randrange(8, 100) for _ in range(rng.choice([1, 9, 70]))), 24, (0, None)[k % 2], 1.0, 1.0, k)
+        for k in range(80)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        whole, notes = logits_by_row(monkeypatch, model, requests, states)
+        part, _ = logits_by_row(monkeypatch, model, requests[:5], states)
+    finally:
+        torch.set_num_threads(before)
+    assert notes["slots"] == 128
+    assert all(torch.equal(logits, whole[key]) for key, logits in part.items())
+
+
 def samples(n: int, prompt: tuple[int, ...], temperature: float, tokens: int = 12) -> list[Request]:
     return [Request(prompt, tokens, None, temperature, 1.0, request_seed(prompt, k)) for k in range(n)]
 
