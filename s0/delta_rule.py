@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -173,10 +174,20 @@ _KERNEL = "torch_chunk_gated_delta_rule"
 _thread = threading.local()
 
 
+def _in_force(query: Tensor) -> bool:
+    return getattr(_thread, "on", False) and query.device.type == "cpu"
+
+
+def fp32_kernel(kernel: Callable[..., Any], query: Tensor) -> Callable[..., Any]:
+    """The rule in fp32 behind a (possibly fused, possibly routed) `kernel` of a modeling file: `gated_delta_rule` where
+    `cpu_kernels` is in force, else the torch reference."""
+    return gated_delta_rule if hasattr(kernel, "s0_routed") and _in_force(query) else inspect.unwrap(kernel)
+
+
 def _routed(kernel: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
-        fast = getattr(_thread, "on", False) and args[0].device.type == "cpu" and kwargs.get("cu_seqlens") is None
+        fast = _in_force(args[0] if args else kwargs["query"]) and kwargs.get("cu_seqlens") is None
         return gated_delta_rule(*args, **kwargs) if fast else kernel(*args, **kwargs)
 
     call.s0_routed = True  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -107,24 +108,47 @@ def truncate(example: Example, max_length: int) -> Example:
     return Example(example.problem_id, example.prompt_ids, example.completion_ids[:room])
 
 
-def make_batches(jobs: list[FitJob], device: torch.device, token_budget: int | None, pad_id: int) -> list[Batch]:
+#: what one more micro-batch costs, in padded tokens (its operations' overhead; experiments/LOG.md)
+PASS_TOKENS = 100
+
+
+def pack(lengths: list[int], budget: int) -> list[int]:
+    """Where to cut rows of ascending `lengths` into micro-batches: the end of each, such that rows x longest <= `budget` (or
+    one row) and the padded tokens, with PASS_TOKENS for every micro-batch, are as few as possible."""
+    least = [0.0]
+    cut = [0]
+    for end, longest in enumerate(lengths, 1):
+        first = max(0, end - max(1, budget // longest))
+        cost, at = min((least[a] + (end - a) * longest + PASS_TOKENS, a) for a in range(first, end))
+        least.append(cost)
+        cut.append(at)
+    ends = []
+    end = len(lengths)
+    while end:
+        ends.append(end)
+        end = cut[end]
+    return ends[::-1]
+
+
+def make_batches(
+    jobs: list[FitJob], device: torch.device, token_budget: int | None, pad_id: int, mix: bool = True
+) -> list[Batch]:
     """All rows of all jobs, sorted by length and packed so that rows x longest <= `token_budget` (at least one row).
 
-    None is 2048 on CPU, where a batch should stay in the caches (experiments/LOG.md), and 16384 elsewhere.
+    A budget of None is 2048 on CPU, where a batch should stay in the caches (experiments/LOG.md), and 16384 elsewhere.
+    `mix` lets rows of several jobs share a micro-batch; without, every job has its own, whatever jobs it is trained with.
     """
     budget = token_budget or (2048 if device.type == "cpu" else 16384)
+    groups: list[list[tuple[int, int, Example, float]]] = []
     items: list[tuple[int, int, Example, float]] = []
     for j, job in enumerate(jobs):
         for e in job.examples:
             t = truncate(e, job.config.max_length)
             items.append((len(t.prompt_ids) + len(t.completion_ids), j, t, 1.0 / len(job.examples)))
     items.sort(key=lambda x: x[0])
-    groups: list[list[tuple[int, int, Example, float]]] = []
-    for item in items:
-        if groups and (len(groups[-1]) + 1) * item[0] <= budget:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
+    for own in [items] if mix else [[x for x in items if x[1] == j] for j in range(len(jobs))]:
+        ends = pack([x[0] for x in own], budget)
+        groups += [own[a:b] for a, b in itertools.pairwise([0, *ends])]
     batches = []
     for group in groups:
         longest = group[-1][0]
@@ -217,6 +241,11 @@ def one_pass(
     return each.detach(), {i: r.grad for i, r in rows.items() if r.grad is not None}
 
 
+def _squares(x: Tensor) -> Tensor:
+    """Squared norm per job [jobs] of x [jobs, ...]; job by job, because how a sum is split depends on how many there are."""
+    return torch.stack([one.square().sum() for one in x])
+
+
 class StateParameters:
     """The learned tensors of all jobs: per layer [jobs, *shape], or factors [jobs, rank, heads, k] and [.., v]."""
 
@@ -282,7 +311,7 @@ class StateParameters:
             return s
         factors = torch.tensor([j.config.alpha if j.config.alpha_inside else 1.0 for j in self.jobs], device=s.device)
         normal = torch.tensor([j.config.alpha_inside and j.config.normalize for j in self.jobs], device=s.device)
-        norms = s.flatten(1).norm(dim=1)
+        norms = torch.stack([one.norm() for one in s])
         # a zero state has no direction yet: train it unscaled until the first update gives it one
         divisor = torch.where(normal & (norms > 0), norms, torch.ones_like(norms))
         return s * (factors / divisor).view(-1, *[1] * (s.ndim - 1))
@@ -290,7 +319,7 @@ class StateParameters:
     def l2(self) -> Tensor:
         """Squared norm over layers per job [jobs]."""
         home = self.masks[self.layers[0]].device
-        return torch.stack([self.full(i).flatten(1).square().sum(1).to(home) for i in self.layers]).sum(0)
+        return torch.stack([_squares(self.full(i)).to(home) for i in self.layers]).sum(0)
 
     def flat(self) -> list[Tensor]:
         return [p for i in self.layers for p in self.params[i]]
@@ -319,7 +348,7 @@ class JobAdam:
         """One update; returns the gradient norms before clipping [jobs]."""
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
         home = self.lr.device
-        norms = torch.stack([g.flatten(1).square().sum(1).to(home) for g in grads]).sum(0).sqrt()
+        norms = torch.stack([_squares(g).to(home) for g in grads]).sum(0).sqrt()
         bad = ~torch.isfinite(norms)
         if bool(bad.any()):
             raise S0Error(
@@ -355,6 +384,7 @@ def fit_states(
     *,
     token_budget: int | None = None,
     checkpointing: bool = False,
+    mix: bool | None = None,
     pad_id: int = 0,
     progress: Callable[[int, int, list[float]], None] | None = None,
     resume: dict[str, Any] | None = None,
@@ -366,6 +396,8 @@ def fit_states(
     token_budget     padded tokens per forward pass: the memory knob (gradients are accumulated over micro-batches; a
                      small model on CPU runs one pass per thread at a time, see `s0.lanes`)
     checkpointing    recompute activations in the backward pass (one decoder layer at a time)
+    mix              rows of several jobs in one micro-batch; by default only off the CPU. On CPU a job's own micro-batches fill
+                     the cores, and then its bytes do not depend on the jobs it is trained with
     progress         called after every step with (step, n_steps, loss per job)
     resume/on_step   a snapshot of an interrupted run, and a hook called after every step with (step, make_snapshot)
     through          rows (layer -> [batch, *shape]) -> context yielding the cache of one forward and backward pass; by
@@ -398,7 +430,7 @@ def fit_states(
     if resume is not None:
         adam.load_state_dict(resume["adam"])
         losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
-    batches = make_batches(jobs, device, token_budget, pad_id)
+    batches = make_batches(jobs, device, token_budget, pad_id, device.type != "cpu" if mix is None else mix)
     plain = functools.partial(_training_cache, layout)
     lanes = 1 if through else lanes_for(model)
 

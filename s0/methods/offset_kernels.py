@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s0.architectures import Layout
+from s0.delta_rule import fp32_kernel
 from s0.errors import ArchitectureError, S0Error
 from s0.inject import _local_mask
 
@@ -105,10 +106,10 @@ def delta_chunk(
     g = a["g"] if a["g"].ndim == 4 else a["g"][..., None]
     e = decayed_counts(g, tokens)
     # T and e O nearly cancel along the keys, so the values must not be rounded to the model's dtype in between: the fp32
-    # reference behind the kernel is used here, whatever fused kernel is installed
+    # kernel is used here, whatever fused kernel is installed
     a["value"] = a["value"].float() - _times(k * e, o)
     a["query"], a["key"] = a["query"].float(), a["key"].float()
-    out, final = inspect.unwrap(kernel)(*bound.args, **bound.kwargs)
+    out, final = fp32_kernel(kernel, a["query"])(*bound.args, **bound.kwargs)
     out = (out + _times(q * e, o)).to(dtype)
     return out, None if final is None else final + e[:, -1, :, :, None] * o
 
