@@ -14,7 +14,7 @@ from test_fit import some_examples
 import s0.fit
 from s0.architectures import describe
 from s0.fit import FitConfig, FitJob, fit_states
-from s0.lanes import in_lanes, keep_freed_memory, lanes_for
+from s0.lanes import in_lanes, lanes_for
 from s0.specimens import build
 
 
