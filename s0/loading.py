@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "tiny"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 #: change when decoding or training could give other results for the same inputs: stored work is then redone
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def resolve_path(config: dict[str, Any]) -> Path:
