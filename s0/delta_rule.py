@@ -172,6 +172,8 @@ def gated_delta_rule(
 
 _KERNEL = "torch_chunk_gated_delta_rule"
 _thread = threading.local()
+#: held by whoever replaces kernels in transformers' modules
+patching = threading.Lock()
 
 
 def _in_force(query: Tensor) -> bool:
@@ -201,9 +203,10 @@ def cpu_kernels(layout: Layout) -> Iterator[None]:
     Other families, layers on other devices and other threads keep the kernels of transformers.
     """
     module = sys.modules[type(layout.mixers[layout.layers[0]]).__module__]
-    kernel = getattr(module, _KERNEL, None)
-    if kernel is not None and not hasattr(kernel, "s0_routed"):
-        setattr(module, _KERNEL, _routed(kernel))
+    with patching:
+        kernel = getattr(module, _KERNEL, None)
+        if kernel is not None and not hasattr(kernel, "s0_routed"):
+            setattr(module, _KERNEL, _routed(kernel))
     before = getattr(_thread, "on", False)
     _thread.on = True
     try:

@@ -400,8 +400,8 @@ def fit_states(
                      the cores, and then its bytes do not depend on the jobs it is trained with
     progress         called after every step with (step, n_steps, loss per job)
     resume/on_step   a snapshot of an interrupted run, and a hook called after every step with (step, make_snapshot)
-    through          rows (layer -> [batch, *shape]) -> context yielding the cache of one forward and backward pass; by
-                     default the rows are the states the batch starts from
+    through          rows (layer -> [batch, *shape]) -> context yielding the cache of one forward and backward pass, entered
+                     in the thread of that pass; by default the rows are the states the batch starts from
 
     Raises ConfigError for contradictory jobs, S0Error for examples that do not fit or gradients that are not finite.
     """
@@ -432,7 +432,7 @@ def fit_states(
         losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
     batches = make_batches(jobs, device, token_budget, pad_id, device.type != "cpu" if mix is None else mix)
     plain = functools.partial(_training_cache, layout)
-    lanes = 1 if through else lanes_for(model)
+    lanes = lanes_for(model)
 
     def snapshot() -> dict[str, Any]:
         return {"adam": adam.state_dict(), "losses": losses, "grad_norms": norms}

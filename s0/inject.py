@@ -15,6 +15,7 @@ rewrites the gate pre-activations at pads so that a pad is an identity step (see
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -178,7 +179,8 @@ class _Pads:
     def __init__(self, layout: Layout):
         self.layout = layout
         self.handles: list[Any] = []
-        self.mask: Tensor | None = None
+        #: `mask` of the call under way; one per thread, because several may use the model at once
+        self.call = threading.local()
         for i, mixer in layout.mixers.items():
             self.handles.append(mixer.register_forward_pre_hook(self._entry(i), with_kwargs=True))
             for gate in layout.family.pad_gates(mixer):
@@ -190,9 +192,9 @@ class _Pads:
             cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
             check_continuation(cache, layer)
-            self.mask = _local_mask(mask, hidden.shape[1])
-            _remember_pads(_cache_layer(cache, layer), self.mask)
-            if self.mask is None:
+            local = self.call.mask = _local_mask(mask, hidden.shape[1])
+            _remember_pads(_cache_layer(cache, layer), local)
+            if local is None:
                 return
             if self.layout.padding_refused:
                 raise S0Error(
@@ -201,20 +203,21 @@ class _Pads:
                 )
             decay = self.layout.family.pad_decay(mixer)
             if decay is not None:
-                _undo_decay(cache, layer, decay, self.mask, len(self.layout.shapes[layer]))
+                _undo_decay(cache, layer, decay, local, len(self.layout.shapes[layer]))
 
         return hook
 
     def _closer(self, gate: PadGate, layer: int) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            if self.mask is None:
+            mask = getattr(self.call, "mask", None)
+            if mask is None:
                 return None
-            if output.shape[:2] != self.mask.shape:
+            if output.shape[:2] != mask.shape:
                 raise S0Error(
-                    f"attention_mask {tuple(self.mask.shape)} does not match the gates {tuple(output.shape)} of layer "
+                    f"attention_mask {tuple(mask.shape)} does not match the gates {tuple(output.shape)} of layer "
                     f"{layer}: pads cannot be exact; pass one mask entry per token"
                 )
-            pad = ~self.mask.to(output.device)[..., None]
+            pad = ~mask.to(output.device)[..., None]
             out = output.masked_fill(pad, 0.0) if gate.zero_rest else output.clone()
             out[..., gate.columns] = out[..., gate.columns].masked_fill(pad, CLOSED / gate.scale)
             return out

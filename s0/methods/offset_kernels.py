@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s0.architectures import Layout
-from s0.delta_rule import fp32_kernel
+from s0.delta_rule import fp32_kernel, patching
 from s0.errors import ArchitectureError, S0Error
 from s0.inject import _local_mask
 
@@ -181,21 +182,22 @@ class _Patched:
 
 
 _PATCHED: dict[str, _Patched] = {}
+#: `context`: whose layer is being called in this thread
+_thread = threading.local()
 
 
-def _running(name: str) -> Offsets | None:
-    patched = _PATCHED.get(name)
-    return next((c for c in patched.contexts if c.current is not None), None) if patched else None
+def _running() -> Offsets | None:
+    return getattr(_thread, "context", None)
 
 
 def _wrap(module: ModuleType, kernel: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
-        context = _running(module.__name__)
-        if context is None or context.current is None:
+        context = _running()
+        if context is None:
             return kernel(*args, **kwargs)
-        offset, tokens = context.current
-        context.reached = True
+        offset, tokens = _thread.current
+        _thread.reached = True
         return wrapper(module, kernel, offset, tokens, context.mode, *args, **kwargs)
 
     return call
@@ -206,7 +208,7 @@ def _unfused(module: ModuleType, kernel: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return kernel(*args, **kwargs) if _running(module.__name__) is None else None
+        return kernel(*args, **kwargs) if _running() is None else None
 
     return call
 
@@ -216,30 +218,36 @@ class Offsets:
 
     offsets   layer -> fp32 [batch or 1, *state shape] on the layer's device (alpha already applied); gradients flow
     mode      "accumulate": S_t = f(S_{t-1} + O); "readout": O is added only where queries read the state
+    private   only for calls from the thread that entered the context: others train offsets of their own side by side
 
-    Other models of the same family are not affected. Raises ArchitectureError where transformers has no kernel functions to
-    wrap, S0Error where a layer ran without reaching them (replaced forward).
+    Several threads may call the model within one context. Other models of the same family are not affected. Raises
+    ArchitectureError where transformers has no kernel functions to wrap, S0Error where a layer ran without reaching them
+    (replaced forward).
     """
 
-    def __init__(self, layout: Layout, offsets: Mapping[int, Tensor], mode: str = "accumulate"):
-        self.layout, self.offsets, self.mode = layout, offsets, mode
-        self.current: tuple[Tensor, Tensor | None] | None = None
-        self.reached = False
+    def __init__(self, layout: Layout, offsets: Mapping[int, Tensor], mode: str = "accumulate", private: bool = False):
+        self.layout, self.offsets, self.mode, self.private = layout, offsets, mode, private
+        self.owner: int | None = None
         self._handles: list[Any] = []
         self._module = sys.modules[type(layout.mixers[layout.layers[0]]).__module__]
 
     def _before(self, layer: int) -> Callable[..., None]:
         def hook(mixer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if self.owner not in (None, threading.get_ident()):
+                return
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
-            self.current, self.reached = (self.offsets[layer], _local_mask(mask, hidden.shape[1])), False
+            _thread.context, _thread.reached = self, False
+            _thread.current = self.offsets[layer], _local_mask(mask, hidden.shape[1])
 
         return hook
 
     def _after(self, layer: int) -> Callable[..., None]:
         def hook(mixer: nn.Module, args: Any, output: Any) -> None:
-            self.current = None
-            if not self.reached and output is not None:
+            if _running() is not self:
+                return
+            _thread.context = None
+            if not _thread.reached and output is not None:
                 raise S0Error(
                     f"state_offset: layer {layer} ({type(mixer).__name__}) ran without its kernel functions, so the offset "
                     "was not added; load the model without replaced (hub) layers"
@@ -254,15 +262,17 @@ class Offsets:
                 f"state_offset: {self.layout.family.name} ({name}) has no kernel functions to add an offset in; "
                 f"use method=s0, or a family of {', '.join(KERNELS)}"
             )
-        if name not in _PATCHED:
-            originals = {n: getattr(self._module, n) for n in names if n and hasattr(self._module, n)}
-            _PATCHED[name] = _Patched(originals)
-            wrappers = _WRAPPERS[self.layout.architecture]
-            for n, wrapper in zip(names[:2], wrappers, strict=True):
-                setattr(self._module, str(n), _wrap(self._module, originals[str(n)], wrapper))
-            if names[2] in originals:
-                setattr(self._module, str(names[2]), _unfused(self._module, originals[str(names[2])]))
-        _PATCHED[name].contexts.append(self)
+        with patching:
+            if name not in _PATCHED:
+                originals = {n: getattr(self._module, n) for n in names if n and hasattr(self._module, n)}
+                _PATCHED[name] = _Patched(originals)
+                wrappers = _WRAPPERS[self.layout.architecture]
+                for n, wrapper in zip(names[:2], wrappers, strict=True):
+                    setattr(self._module, str(n), _wrap(self._module, originals[str(n)], wrapper))
+                if names[2] in originals:
+                    setattr(self._module, str(names[2]), _unfused(self._module, originals[str(names[2])]))
+            _PATCHED[name].contexts.append(self)
+        self.owner = threading.get_ident() if self.private else None
         for i in self.offsets:
             mixer = self.layout.mixers[i]
             self._handles.append(mixer.register_forward_pre_hook(self._before(i), with_kwargs=True))
@@ -272,11 +282,14 @@ class Offsets:
     def __exit__(self, *exc: Any) -> None:
         for h in self._handles:
             h.remove()
-        self._handles, self.current = [], None
+        self._handles = []
+        if _running() is self:
+            _thread.context = None
         name = self._module.__name__
-        patched = _PATCHED[name]
-        patched.contexts.remove(self)
-        if not patched.contexts:
-            for n, original in patched.originals.items():
-                setattr(self._module, n, original)
-            del _PATCHED[name]
+        with patching:
+            patched = _PATCHED[name]
+            patched.contexts.remove(self)
+            if not patched.contexts:
+                for n, original in patched.originals.items():
+                    setattr(self._module, n, original)
+                del _PATCHED[name]

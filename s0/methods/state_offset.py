@@ -137,7 +137,7 @@ class StateOffset(Method):
 
         @contextlib.contextmanager
         def through(rows: dict[int, Tensor]) -> Iterator[TrainingCache]:
-            with Offsets(layout, rows, mode):
+            with Offsets(layout, rows, mode, private=True):
                 yield TrainingCache(layout, {})
 
         results = fit_states(

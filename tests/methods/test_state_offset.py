@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -139,6 +140,26 @@ def test_alpha_scales_the_offset_at_use_time(tmp_path: Any) -> None:
                 assert torch.equal(model(input_ids=ids).logits, base) is same
 
 
+@pytest.mark.parametrize("name", ["qwen3_5", "falcon_h1"])
+def test_side_by_side_training_gives_the_bytes_of_one_pass_after_another(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    results = {}
+    try:
+        for lanes in (1, 3):
+            torch.set_num_threads(lanes)
+            monkeypatch.setattr("s0.fit.lanes_for", lambda model, n=lanes: n)
+            m = method("state_offset", n_steps=3, lr=0.01)
+            ctx = context(model_of(name), token_budget=40)
+            results[lanes] = m.fit(ctx, [*sets(0), *sets(1)])
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(results[1], results[3], strict=True):
+        assert a.curve.losses == b.curve.losses
+        assert all(torch.equal(a.tensors[i], b.tensors[i]) for i in a.tensors)
+
+
 # -- the context ------------------------------------------------------------------------------------------------------
 
 
@@ -222,3 +243,54 @@ def test_s0_training_reaches_models_whose_cache_argument_has_another_name() -> N
     (result,) = fit_states(model, describe(model), [FitJob(sets(0)[0].examples, FitConfig(n_steps=2, lr=0.05))])
     assert result.grad_norms[0] > 0
     assert result.losses[1] < result.losses[0]
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "falcon_h1"])
+def test_attack_another_thread_calls_the_model_while_a_layer_runs(name: str) -> None:
+    """A whole forward pass in another thread, between a layer's call here and its kernel: both have their offsets."""
+    model = build(name)
+    layout = describe(model)
+    here, there = tokens(1, 9, seed=1), tokens(1, 14, seed=2)
+    results: dict[str, Tensor] = {}
+    me = threading.get_ident()
+
+    def forward(ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+
+    def interrupt(*_: Any) -> None:
+        if threading.get_ident() == me and "there" not in results:
+            other = threading.Thread(target=lambda: results.update(there=forward(there)))
+            other.start()
+            other.join()
+
+    with Offsets(layout, _offsets(layout)):
+        expected = forward(here), forward(there)
+        first = next(m for m in layout.mixers[layout.layers[1]].modules() if isinstance(m, torch.nn.Linear))
+        handle = first.register_forward_hook(interrupt)
+        try:
+            results["here"] = forward(here)
+        finally:
+            handle.remove()
+    assert torch.equal(results["here"], expected[0])
+    assert torch.equal(results["there"], expected[1])
+
+
+def test_a_private_context_leaves_other_threads_alone() -> None:
+    model = build("qwen3_5")
+    layout = describe(model)
+    ids = tokens(1, 9)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+
+    base = forward()
+    results: list[Tensor] = []
+    with Offsets(layout, _offsets(layout), private=True):
+        other = threading.Thread(target=lambda: results.append(forward()))
+        other.start()
+        other.join()
+        mine = forward()
+    assert torch.equal(results[0], base)
+    assert not torch.allclose(mine, base)
