@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     # our launcher files carry the plugins' names on purpose: the plugins' schemas then check their keys
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
+    # peft asks transformers by the old name
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
