@@ -214,13 +214,12 @@ class Bench:
         examples = self.examples()
         step = lambda jobs: self.median(lambda: fit_states(self.model, self.layout, jobs))  # noqa: E731
         job = lambda chosen: FitJob(chosen, FitConfig(n_steps=1))  # noqa: E731
-        # the same tokens over and over: only their number matters here
-        long = (
-            lambda n: [  # noqa: E731
-                Example(e.problem_id, (e.prompt_ids * n)[: n // 2], (e.completion_ids * n)[: n // 2])
-                for e in examples[:8]
-            ]
-        )
+
+        def long(n: int) -> list[Example]:
+            """Eight examples of n tokens: the same ones over and over, as only their number matters here."""
+            cut = lambda ids: (ids * n)[: n // 2]  # noqa: E731
+            return [Example(e.problem_id, cut(e.prompt_ids), cut(e.completion_ids)) for e in examples[:8]]
+
         saved = self.model.generation_config.eos_token_id
         self.model.generation_config.eos_token_id = self.model.config.eos_token_id = None
         try:
