@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from s0.architectures import Layout
 
@@ -48,6 +49,7 @@ class _Normalise(torch.autograd.Function):
         return y if scale == 1.0 else y * scale
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         y, inverse = ctx.saved_tensors
         (dy,) = grads
@@ -83,6 +85,7 @@ class _Chunk(torch.autograd.Function):
         return out, after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Grads:
         do, dafter = grads
         q, k, c, b, start, decay, kk, qk, system, held, error, u, read = ctx.saved_tensors
@@ -140,8 +143,9 @@ def gated_delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Drop-in for transformers' `torch_chunk_gated_delta_rule`: query, key [B, T, Hk, K], value [B, T, Hv, V], g and beta
-    [B, T, Hv], initial_state [B, Hv, K, V] -> outputs [B, T, Hv, V] in query's dtype and the final state (fp32) or None.
+    """In place of transformers' `torch_chunk_gated_delta_rule`, for at least one token and first derivatives: query, key
+    [B, T, Hk, K], value [B, T, Hv, V], g and beta [B, T, Hv], initial_state
+    [B, Hv, K, V] -> outputs [B, T, Hv, V] in query's dtype and the final state (fp32) or None.
 
     A sequence of up to LONGEST tokens is one chunk whatever `chunk_size` is."""
     dtype, (batch, length, groups, width) = query.dtype, key.shape
@@ -196,6 +200,14 @@ def _routed(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def route(module: Any) -> None:
+    """Have the module's kernel ask which one is in force (caller holds `patching`). It stays so: whoever wraps kernels calls
+    this first, so that the route lies beneath every wrapper."""
+    kernel = getattr(module, _KERNEL, None)
+    if kernel is not None and not hasattr(kernel, "s0_routed"):
+        setattr(module, _KERNEL, _routed(kernel))
+
+
 @contextlib.contextmanager
 def cpu_kernels(layout: Layout) -> Iterator[None]:
     """Within the context, and in this thread only, gated-delta layers on CPU compute with `gated_delta_rule`.
@@ -204,9 +216,7 @@ def cpu_kernels(layout: Layout) -> Iterator[None]:
     """
     module = sys.modules[type(layout.mixers[layout.layers[0]]).__module__]
     with patching:
-        kernel = getattr(module, _KERNEL, None)
-        if kernel is not None and not hasattr(kernel, "s0_routed"):
-            setattr(module, _KERNEL, _routed(kernel))
+        route(module)
     before = getattr(_thread, "on", False)
     _thread.on = True
     try:

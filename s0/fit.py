@@ -30,7 +30,7 @@ from s0.architectures import Layout, device_of_layer
 from s0.delta_rule import cpu_kernels
 from s0.errors import ConfigError, S0Error
 from s0.inject import TrainingCache
-from s0.lanes import in_lanes, lanes_for
+from s0.lanes import fewer_threads, in_lanes, lanes_for
 from s0.schema import Example
 from s0.state import InitialState
 
@@ -242,7 +242,8 @@ def one_pass(
 
 
 def _squares(x: Tensor) -> Tensor:
-    """Squared norm per job [jobs] of x [jobs, ...]; job by job, because how a sum is split depends on how many there are."""
+    """Squared norm per job [jobs] of x [jobs, ...]; job by job, because how a sum is split depends on how many there are
+    (sums over layers are taken one after another for the same reason)."""
     return torch.stack([one.square().sum() for one in x])
 
 
@@ -319,7 +320,7 @@ class StateParameters:
     def l2(self) -> Tensor:
         """Squared norm over layers per job [jobs]."""
         home = self.masks[self.layers[0]].device
-        return torch.stack([_squares(self.full(i)).to(home) for i in self.layers]).sum(0)
+        return functools.reduce(torch.add, [_squares(self.full(i)).to(home) for i in self.layers])
 
     def flat(self) -> list[Tensor]:
         return [p for i in self.layers for p in self.params[i]]
@@ -348,7 +349,7 @@ class JobAdam:
         """One update; returns the gradient norms before clipping [jobs]."""
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
         home = self.lr.device
-        norms = torch.stack([_squares(g).to(home) for g in grads]).sum(0).sqrt()
+        norms = functools.reduce(torch.add, [_squares(g).to(home) for g in grads]).sqrt()
         bad = ~torch.isfinite(norms)
         if bool(bad.any()):
             raise S0Error(
@@ -391,7 +392,8 @@ def fit_states(
     on_step: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None,
     through: Callable[[dict[int, Tensor]], contextlib.AbstractContextManager[Any]] | None = None,
 ) -> list[FitResult]:
-    """Learn one state per job, all jobs together (jobs must share n_steps and rank).
+    """Learn one state per job, all jobs together (jobs must share n_steps and rank). One fit at a time on a model: its
+    parameters are frozen and its output head is hooked meanwhile (`StateBank.fit` sees to that).
 
     token_budget     padded tokens per forward pass: the memory knob (gradients are accumulated over micro-batches; a
                      small model on CPU runs one pass per thread at a time, see `s0.lanes`)
@@ -454,12 +456,14 @@ def fit_states(
                         total.index_add_(0, batch.token_jobs.to(home), each.to(home))
                         for i, g in row_grads.items():
                             grads[i].index_add_(0, batch.jobs.to(g.device), g)
-                torch.autograd.backward([used[i] for i in params.layers], [grads[i] for i in params.layers])
-                penalty = lambdas * params.l2()
-                if penalty.requires_grad:
-                    penalty.sum().backward()
-                total += penalty.detach()
-                step_norms = adam.step()
+                # what is left is short, and its sums must not be split by the number of threads
+                with fewer_threads(1) if device.type == "cpu" else contextlib.nullcontext():
+                    torch.autograd.backward([used[i] for i in params.layers], [grads[i] for i in params.layers])
+                    penalty = lambdas * params.l2()
+                    if penalty.requires_grad:
+                        penalty.sum().backward()
+                    total += penalty.detach()
+                    step_norms = adam.step()
                 for n, (loss, norm) in enumerate(zip(total.tolist(), step_norms.tolist(), strict=True)):
                     losses[n].append(loss)
                     norms[n].append(norm)

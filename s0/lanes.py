@@ -7,10 +7,12 @@ Results come back in the order of the items, so sums over them do not depend on 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -49,6 +51,31 @@ def keep_freed_memory() -> bool:
     return all(bool(mallopt(option, value)) for option, value in settings)
 
 
+class _Threads:
+    """Torch's thread count is one number for the process: who comes last sets it back to what the first one found."""
+
+    lock = threading.Lock()
+    users = 0
+    found = 1
+
+
+@contextlib.contextmanager
+def fewer_threads(n: int) -> Iterator[None]:
+    """Torch works with n threads within; may overlap with other such contexts in other threads."""
+    with _Threads.lock:
+        before = torch.get_num_threads()
+        if not _Threads.users:
+            _Threads.found = before
+        _Threads.users += 1
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        with _Threads.lock:
+            _Threads.users -= 1
+            torch.set_num_threads(before if _Threads.users else _Threads.found)
+
+
 def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Generator[Result, None, None]:
     """`work(item)` for all items, results in order; with `lanes` > 1 in that many threads, which share torch's threads.
 
@@ -59,17 +86,15 @@ def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) 
         yield from map(work, items)
         return
     keep_freed_memory()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads // lanes, 1))
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="s0-lane")
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= 2 * lanes:
+    with fewer_threads(max(torch.get_num_threads() // lanes, 1)):
+        pool = ThreadPoolExecutor(lanes, thread_name_prefix="s0-lane")
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * lanes:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(threads)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -2,7 +2,8 @@
 
 Before such cells are run, `train_ahead` samples and verifies once for all of them and learns every state that is missing,
 folds of alpha=auto included; then each cell finds its states in the store, under the keys it would have stored them
-under itself. A state learned in company equals the one learned alone up to rounding.
+under itself. On CPU a state learned in company is the one learned alone bit for
+bit, on CUDA up to rounding.
 """
 
 from __future__ import annotations

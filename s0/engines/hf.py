@@ -23,7 +23,7 @@ from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids
 from s0.engines.slots import Prefix, SlotCache, harvest, round_up
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.inject import S0Cache, rows_of
-from s0.lanes import in_lanes, keep_freed_memory, lanes_for
+from s0.lanes import fewer_threads, in_lanes, keep_freed_memory, lanes_for
 from s0.state import InitialState
 
 #: a decode batch is one of these sizes, or a power of two times it: see `_Loop._measure`
@@ -204,15 +204,8 @@ class _Loop:
 
     @contextlib.contextmanager
     def _compute(self) -> Iterator[None]:
-        threads = torch.get_num_threads()
-        with torch.inference_mode():
-            if self.small:
-                torch.set_num_threads(1)
-            try:
-                yield
-            finally:
-                if self.small:
-                    torch.set_num_threads(threads)
+        with torch.inference_mode(), fewer_threads(1) if self.small else contextlib.nullcontext():
+            yield
 
     def _plan(self, pending: list[int]) -> None:
         requests, n = self.requests, len(self.requests)

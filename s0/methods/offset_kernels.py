@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s0.architectures import Layout
-from s0.delta_rule import fp32_kernel, patching
+from s0.delta_rule import fp32_kernel, patching, route
 from s0.errors import ArchitectureError, S0Error
 from s0.inject import _local_mask
 
@@ -263,6 +263,7 @@ class Offsets:
                 f"use method=s0, or a family of {', '.join(KERNELS)}"
             )
         with patching:
+            route(self._module)
             if name not in _PATCHED:
                 originals = {n: getattr(self._module, n) for n in names if n and hasattr(self._module, n)}
                 _PATCHED[name] = _Patched(originals)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3_5ForCausalLM
 
 from s0.architectures import describe
 from s0.errors import ConfigError, S0Error
@@ -83,6 +84,34 @@ def test_on_cpu_a_job_is_the_same_bytes_in_any_company(setting) -> None:  # type
         assert together.losses == alone.losses
         assert together.grad_norms == alone.grad_norms
         assert all(torch.equal(together.state.tensors[i], alone.state.tensors[i]) for i in alone.state.tensors)
+
+
+@pytest.mark.parametrize(("layers", "heads", "width"), [(13, 4, 16), (25, 4, 16), (3, 8, 96)])
+def test_bytes_of_deep_and_of_wide_states_depend_on_neither_company_nor_threads(
+    layers: int, heads: int, width: int
+) -> None:
+    """Sums over more than four layers used to follow the number of jobs, sums over a layer of more than 2^15 numbers the
+    number of threads. The clip is active, so that the norm reaches the states."""
+    config = build("qwen3_5").config
+    config.layer_types = ["linear_attention"] * (layers - 1) + ["full_attention"]
+    config.num_hidden_layers = layers
+    config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim = heads, width, width
+    torch.manual_seed(0)
+    model = Qwen3_5ForCausalLM(config).eval()
+    layout = describe(model)
+    job, *others = (FitJob(some_examples(s, 3, 90), FitConfig(n_steps=3, lr=1e-2, grad_clip=0.01)) for s in range(4))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for jobs, threads in (([job], 1), ([job], 3), ([job, *others], 1), ([*others, job], 2)):
+            torch.set_num_threads(threads)
+            results.append(fit_states(model, layout, jobs, token_budget=60)[jobs.index(job)])
+    finally:
+        torch.set_num_threads(before)
+    for r in results[1:]:
+        assert r.losses == results[0].losses
+        assert r.grad_norms == results[0].grad_norms
+        assert all(torch.equal(r.state.tensors[i], t) for i, t in results[0].state.tensors.items())
 
 
 def test_recomputing_activations_changes_nothing(setting) -> None:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from test_fit import some_examples
 import s0.fit
 from s0.architectures import describe
 from s0.fit import FitConfig, FitJob, fit_states
-from s0.lanes import in_lanes, lanes_for
+from s0.lanes import fewer_threads, in_lanes, lanes_for
 from s0.specimens import build
 
 
@@ -87,6 +87,23 @@ def test_large_models_keep_their_threads_for_one_pass(two_threads: None) -> None
     assert lanes_for(build("qwen3_5")) == 2
     with torch.device("meta"):
         assert lanes_for(torch.nn.Linear(20_000, 20_000)) == 1
+
+
+def test_overlapping_contexts_leave_the_thread_count_as_it_was(two_threads: None) -> None:
+    """One thread leaves between another's entry and exit; a thread begun afterwards sees the old count."""
+    first, second = fewer_threads(1), fewer_threads(1)
+    first.__enter__()
+    other = threading.Thread(target=second.__enter__)
+    other.start()
+    other.join()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    seen: list[int] = []
+    late = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert seen == [2]
+    assert torch.get_num_threads() == 2
 
 
 PAGED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from typing import Any
@@ -294,3 +295,24 @@ def test_a_private_context_leaves_other_threads_alone() -> None:
         mine = forward()
     assert torch.equal(results[0], base)
     assert not torch.allclose(mine, base)
+
+
+def test_training_within_the_context_of_another_model_of_the_family() -> None:
+    """In a process whose first training this is: the training kernel must not come to lie over the offset's wrapper."""
+    first, second = build("qwen3_5"), build("qwen3_5")
+    module = sys.modules[type(describe(first).mixers[0]).__module__]
+    kernel = module.torch_chunk_gated_delta_rule
+    m = method("state_offset", n_steps=2, lr=0.01)
+    (expected,) = m.fit(context(second), sets(0))
+    ids = tokens(1, 7)
+    try:
+        module.torch_chunk_gated_delta_rule = inspect.unwrap(kernel)
+        with Offsets(describe(first), _offsets(describe(first))), torch.no_grad():
+            before = first(input_ids=ids).logits
+            (adapter,) = m.fit(context(second), sets(0))
+            after = first(input_ids=ids).logits
+        assert hasattr(module.torch_chunk_gated_delta_rule, "s0_routed")
+    finally:
+        module.torch_chunk_gated_delta_rule = kernel
+    assert torch.equal(before, after)
+    assert adapter.curve.losses == expected.curve.losses
