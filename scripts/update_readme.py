@@ -2,7 +2,7 @@
 
 run     outputs/summary/table.txt, what `make run` printed last
 table1  the aggregate of experiments/records/table1_main
-bench   experiments/bench/cpu_tiny_gdn.json
+bench   experiments/bench/cpu_tiny_gdn.json and experiments/bench/growth/cpu_tiny_gdn.json
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def table_block() -> str:
 
 
 def bench_block() -> str:
-    data = json.loads((ROOT / "experiments" / "bench" / "cpu_tiny_gdn.json").read_text())
-    r = data["results"]
+    folder = ROOT / "experiments" / "bench"
+    data, growth = (json.loads((f / "cpu_tiny_gdn.json").read_text()) for f in (folder, folder / "growth"))
+    r, seconds = data["results"], growth["results"]["growth"]["experiment_s_by_seeds"]
     rows = [
         (
             f"whole experiment, {r['experiment']['seeds']} seeds, start-up included, against the published procedure",
@@ -54,10 +55,14 @@ def bench_block() -> str:
             "one isolated check, against a plain subprocess",
             f"{r['checks']['sandbox_ms']:.1f} ms, {r['checks']['subprocess_ms']:.1f} ms",
         ),
+        (
+            f"whole experiment, {', '.join(seconds)} seeds (second command)",
+            ", ".join(f"{s:.0f} s" for s in seconds.values()),
+        ),
         ("`python run.py` to the loaded model", f"{r['startup']['first_work_s']:.1f} s"),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"`{data['command']}`\n\n| quantity | measured |\n|---|---|\n{body}"
+    return f"`{data['command']}`, `{growth['command']}`\n\n| quantity | measured |\n|---|---|\n{body}"
 
 
 def main() -> None:

@@ -15,31 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
 from s0.architectures import Layout, describe
 from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids, uniforms
-from s0.engines.slots import Prefix, SlotCache, harvest, round_up
+from s0.engines.slots import Prefix, SlotCache, harvest, round_up, row_bytes
+from s0.engines.step import SIZES, Key, Step, smallest_batch
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.inject import S0Cache, rows_of
 from s0.lanes import fewer_threads, in_lanes, keep_freed_memory, lanes_for
 from s0.state import InitialState
 
-#: a decode batch is one of these sizes, or a power of two times it: see `_Loop._measure`
-SIZES = (8, 16, 32)
 #: on CPU, prompts of equal length are prefilled in batches of one fixed size up to this many tokens, longer ones alone
 CPU_PREFILL = 512
 #: below this many parameters a step is too short to share between threads on CPU (waking them takes longer), whatever the
 #: batch: how many threads share a step shows in its bits
-SMALL_MODEL = 2_000_000
+ONE_THREAD = 2_000_000
 #: prompts of a small model prefilled at once where so many wait, so that every thread has batches to do
 PREFILL_AHEAD = 128
 #: uniform numbers drawn ahead per request
 AHEAD = 64
-
-#: what is prefilled: prompt and state
-Key = tuple[tuple[int, ...], Hashable]
 
 
 class HFEngine(Engine):
@@ -121,21 +116,6 @@ class HFEngine(Engine):
         return min(slots, want)
 
 
-def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
-    """Bytes one slot needs: fp32 states plus keys and values of `length` tokens in the model's dtype."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    attention = sum(k in ("full_attention", "hybrid", "attention") for k in kinds)
-    heads = getattr(config, "num_key_value_heads", 0) or 0
-    dim = getattr(config, "head_dim", None) or config.hidden_size // max(getattr(config, "num_attention_heads", 1), 1)
-    width = next(model.parameters()).element_size()
-    return (layout.bytes_per_row() if layout else 0) + 2 * attention * heads * dim * width * round_up(length) + 1
-
-
-#: what `_Loop._measure` found in this process, by model, dtype, threads and largest batch
-_measured: dict[tuple[Any, ...], int] = {}
-
-
 class _Loop:
     """One pass over pending requests with a fixed limit of rows.
 
@@ -179,7 +159,7 @@ class _Loop:
         self.limit = self.slots = limit
         self.logits: Any = None
         self.cpu = self.device.type == "cpu"
-        self.small = self.cpu and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+        self.small = self.cpu and sum(p.numel() for p in model.parameters()) < ONE_THREAD
         #: prefills side by side: whole ones are worth a thread where a step is not
         self.lanes = lanes_for(model) if self.small else 1
         if self.small:
@@ -210,7 +190,11 @@ class _Loop:
     def _plan(self, pending: list[int]) -> None:
         requests, n = self.requests, len(self.requests)
         longest = max(len(requests[i].prompt_ids) + requests[i].max_new_tokens for i in pending)
-        self.least = min(self._measure(), self.limit) if self.cpu else SIZES[0]
+        self.least = (
+            min(smallest_batch(self.model, self.cache_argument, self._prefilled, self.limit), self.limit)
+            if self.cpu
+            else SIZES[0]
+        )
         self.most = self.engine.slots_for(self.model, self.layout, len(pending), longest, self.limit, self.least)
         # per request
         self.slot_of = np.full(n, -1)
@@ -259,7 +243,7 @@ class _Loop:
         self.history = np.zeros((self.slots, int(self.limits[pending].max())), dtype=np.int64)
         self.next = np.zeros(self.slots, dtype=np.int64)
         self.cache = SlotCache(self.config, self.slots, self.device)
-        self.step = _Step(self.model, self.cache, self.engine, self.cache_argument)
+        self.step = Step(self.model, self.cache, self.cache_argument, self.engine.cuda_graphs, self.engine.notes)
         self.engine.notes |= {"slots": self.slots, "rows_decoded": 0, "tokens": 0, "started_again": 0}
 
     # -- rows and slots -------------------------------------------------------------------------------------------------
@@ -429,8 +413,7 @@ class _Loop:
         greedy = self.logits.argmax(-1)
         hot = np.flatnonzero(self.setting[attached] >= 0)
         if not len(hot):
-            chosen: np.ndarray = greedy.cpu().numpy()[slot]
-            return chosen
+            return np.asarray(greedy.cpu().numpy()[slot])
         who, column = attached[hot], at[hot] % AHEAD
         for i, start in zip(who[column == 0], at[hot][column == 0], strict=True):
             if start:
@@ -515,82 +498,3 @@ class _Loop:
         # an adapter may have put keys and values of its own in front of the prompt (prefix tuning)
         seen = cache.get_seq_length() if self.layout is None else ids.shape[1]
         return [harvest(cache, row, seen, logits[row, -1].float()) for row in range(len(keys))]
-
-    # -- which batches treat rows alike ---------------------------------------------------------------------------------
-
-    def _measure(self) -> int:
-        """The smallest of SIZES from which on, doubling, a decode step gives a row the same bits in any batch.
-
-        Measured, because CPU kernels treat small batches, and the last elements of a batch, in other ways than the bulk: how
-        small depends on kernels, heads, threads and processor. Where no size does (an expert of a mixture sees as few rows
-        as are sent to it) the smallest is as good as any.
-        """
-        most = min(2 * SIZES[-1], self.limit)
-        implementation = getattr(self.config, "_attn_implementation", "")
-        settings = (next(self.model.parameters()).dtype, torch.get_num_threads(), most)
-        known = (type(self.model).__name__, implementation, self.config.to_json_string(), *settings)
-        if known not in _measured:
-            g = torch.Generator().manual_seed(0)
-            ids = torch.randint(int(self.config.vocab_size), (8, 3), generator=g).tolist()
-            prefixes = self._prefilled([(tuple(row), None) for row in ids])
-            tokens = torch.randint(int(self.config.vocab_size), (3, most), generator=g)
-
-            def decode(rows: np.ndarray) -> list[Tensor]:
-                cache = SlotCache(self.config, len(rows), self.device)
-                cache.admit(list(range(len(rows))), [prefixes[r % len(prefixes)] for r in rows])
-                step = _Step(self.model, cache, self.engine, self.cache_argument)
-                return [step(t[rows].numpy()) for t in tokens]
-
-            order = np.random.default_rng(0).permutation(most)
-            whole = decode(np.arange(most))
-            unlike = {
-                size
-                for size in SIZES
-                if size < most
-                and not all(torch.equal(a, b[order[:size]]) for a, b in zip(decode(order[:size]), whole, strict=True))
-            }
-            alike = [s for s in SIZES if s > max(unlike, default=0)]
-            _measured[known] = (alike or SIZES)[0]
-        return _measured[known]
-
-
-class _Step:
-    """One decode step for all slots; on CUDA optionally a captured graph per (slots, attended length)."""
-
-    def __init__(self, model: Any, cache: SlotCache, engine: HFEngine, cache_argument: str):
-        self.model, self.cache, self.cache_argument = model, cache, cache_argument
-        self.eager = model.config.get_text_config(decoder=True)._attn_implementation == "eager"
-        self.dtype = next(model.parameters()).dtype
-        self.graphed: Any = None
-        if engine.cuda_graphs and cache.device.type == "cuda":
-            from s0.engines.graphs import GraphedDecode
-
-            self.graphed = GraphedDecode(self._forward, cache, engine.notes)
-
-    def reset(self) -> None:
-        if self.graphed is not None:
-            self.graphed.reset()
-
-    def __call__(self, tokens: np.ndarray) -> Tensor:
-        """Logits [slots, vocab] after tokens [slots]; every slot gets one position longer."""
-        cache = self.cache
-        furthest = int(cache.lengths.max()) + 1
-        cache.reserve(furthest)
-        cache.attended = min(round_up(furthest), cache.capacity)
-        cache.positions.copy_(torch.from_numpy(cache.lengths))
-        ids = torch.from_numpy(tokens).to(cache.device)
-        logits: Tensor = self.graphed(ids) if self.graphed is not None else self._forward(ids)
-        cache.lengths += 1
-        return logits
-
-    def _forward(self, tokens: Tensor) -> Tensor:
-        cache = self.cache
-        placed: dict[str, Any] = {self.cache_argument: cache, "use_cache": True}
-        if cache.kv:  # a model without attention has no positions to be told
-            keys = torch.arange(cache.attended, device=cache.device)
-            mask = (keys[None, :] <= cache.positions[:, None])[:, None, None, :]
-            if self.eager:
-                mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, torch.finfo(self.dtype).min)
-            placed |= {"position_ids": cache.positions[:, None], "attention_mask": mask}
-        out = self.model(input_ids=tokens[:, None], **placed)
-        return out.logits[:, -1].float()

@@ -17,12 +17,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from s0.architectures import Layout
+
 #: capacity and attended length grow in steps of this many tokens: few shapes, and no dependence on batch mates
 STEP = 64
 
 
 def round_up(n: int, step: int = STEP) -> int:
     return -(-n // step) * step
+
+
+def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
+    """Bytes one slot needs: fp32 states plus keys and values of `length` tokens in the model's dtype."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    attention = sum(k in ("full_attention", "hybrid", "attention") for k in kinds)
+    heads = getattr(config, "num_key_value_heads", 0) or 0
+    dim = getattr(config, "head_dim", None) or config.hidden_size // max(getattr(config, "num_attention_heads", 1), 1)
+    width = next(model.parameters()).element_size()
+    return (layout.bytes_per_row() if layout else 0) + 2 * attention * heads * dim * width * round_up(length) + 1
 
 
 @dataclass

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from s0.fit import truncate
+from torch import Tensor
+
+from s0.fit import FitJob, FitResult, fit_states, truncate
 from s0.schema import Example
 from s0.state import InitialState
 
@@ -123,6 +125,47 @@ class Method(abc.ABC):
 
 #: a training set, and the method that learns from it
 Training = tuple[Method, TrainingSet]
+
+
+class JobMethod(Method):
+    """A method whose trainings are jobs of `s0.fit.fit_states`, learned in one batch."""
+
+    resumable = True
+
+    @abc.abstractmethod
+    def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
+        """Raises ArchitectureError, ConfigError."""
+
+    @abc.abstractmethod
+    def adapter(self, ctx: FitContext, result: FitResult) -> Adapter: ...
+
+    def through(self, ctx: FitContext) -> Callable[[dict[int, Tensor]], contextlib.AbstractContextManager[Any]] | None:
+        """How the rows of a pass reach the model (see `fit_states`); equal for methods equal in `company`."""
+        return None
+
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        super().check(ctx, one)
+        self.job(ctx, one)
+
+    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
+        return self.fit_together(ctx, [(self, one) for one in sets])
+
+    @classmethod
+    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
+        methods = [method for method, _ in trainings if isinstance(method, JobMethod)]
+        jobs = [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)]
+        results = fit_states(
+            ctx.model,
+            ctx.layout,
+            jobs,
+            token_budget=ctx.token_budget,
+            checkpointing=ctx.checkpointing,
+            progress=ctx.progress,
+            resume=ctx.resume,
+            on_step=ctx.on_step,
+            through=methods[0].through(ctx) if methods else None,
+        )
+        return [method.adapter(ctx, r) for method, r in zip(methods, results, strict=True)]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +12,9 @@ import torch
 from s0.architectures import Layout
 from s0.errors import ArchitectureError, ConfigError
 from s0.files import write_json
-from s0.fit import FitConfig, FitJob, FitResult, fit_states
+from s0.fit import FitConfig, FitJob, FitResult
 from s0.inject import Injection, S0Cache
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, Training, TrainingSet
+from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
 from s0.state import InitialState
 
 
@@ -82,10 +81,9 @@ class S0Adapter(Adapter):
         )
 
 
-class S0(Method):
+class S0(JobMethod):
     name = "s0"
     inference_cost: ClassVar[CostClass] = "none"
-    resumable = True
 
     def label(self) -> str:
         s = self.settings
@@ -126,6 +124,10 @@ class S0(Method):
         return float(layout.family.default_alpha)
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
+        if ctx.layout is None:
+            raise ArchitectureError(
+                f"model {type(ctx.model).__name__}: no recurrent layer whose state S0 could start; use method=lora or prefix"
+            )
         s = self.settings
         inside = s["alpha_placement"] == "inside"
         alpha = self.alpha(ctx.layout) if inside else None
@@ -146,34 +148,8 @@ class S0(Method):
         init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s["init_prompt"]) if s["init_prompt"] else None
         return FitJob(one.examples, config, init)
 
-    def check(self, ctx: FitContext, one: TrainingSet) -> None:
-        super().check(ctx, one)
-        self.job(ctx, one)
-
-    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
-        return self.fit_together(ctx, [(self, one) for one in sets])
-
-    @classmethod
-    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
-        if ctx.layout is None:
-            raise ArchitectureError(
-                f"model {type(ctx.model).__name__}: no recurrent layer whose state S0 could start; use method=lora or prefix"
-            )
-        methods = [method for method, _ in trainings if isinstance(method, S0)]
-        results: list[FitResult] = fit_states(
-            ctx.model,
-            ctx.layout,
-            [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)],
-            token_budget=ctx.token_budget,
-            checkpointing=ctx.checkpointing,
-            progress=ctx.progress,
-            resume=ctx.resume,
-            on_step=ctx.on_step,
-        )
-        return [
-            S0Adapter(r.state, method._count(r.state), Curve(r.losses, r.grad_norms))
-            for method, r in zip(methods, results, strict=True)
-        ]
+    def adapter(self, ctx: FitContext, result: FitResult) -> S0Adapter:
+        return S0Adapter(result.state, self._count(result.state), Curve(result.losses, result.grad_norms))
 
     def _count(self, state: InitialState) -> int:
         rank = self.settings["rank"] or 0

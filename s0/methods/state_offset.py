@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from s0.architectures import Layout, describe, device_of_layer
 from s0.errors import ArchitectureError, ConfigError, StoreError
 from s0.files import atomic_path, write_json
-from s0.fit import FitConfig, FitJob, fit_states
+from s0.fit import FitConfig, FitJob, FitResult
 from s0.inject import TrainingCache
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, Training, TrainingSet
+from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
 from s0.methods.offset_kernels import Offsets
 from s0.methods.s0 import choose_layers
 
@@ -75,10 +75,9 @@ class OffsetAdapter(Adapter):
         )
 
 
-class StateOffset(Method):
+class StateOffset(JobMethod):
     name = "state_offset"
     inference_cost: ClassVar[CostClass] = "per-step"
-    resumable = True
 
     def label(self) -> str:
         s = self.settings
@@ -121,40 +120,20 @@ class StateOffset(Method):
         )
         return FitJob(one.examples, config)
 
-    def check(self, ctx: FitContext, one: TrainingSet) -> None:
-        super().check(ctx, one)
-        self.job(ctx, one)
-
-    def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
-        return self.fit_together(ctx, [(self, one) for one in sets])
-
-    @classmethod
-    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
-        layout = ctx.layout
-        methods = [method for method, _ in trainings if isinstance(method, StateOffset)]
-        jobs = [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)]
-        mode = methods[0].settings["mode"]
+    def through(self, ctx: FitContext) -> Any:
+        layout, mode = ctx.layout, self.settings["mode"]
 
         @contextlib.contextmanager
-        def through(rows: dict[int, Tensor]) -> Iterator[TrainingCache]:
+        def passing(rows: dict[int, Tensor]) -> Iterator[TrainingCache]:
             with Offsets(layout, rows, mode, private=True):
                 yield TrainingCache(layout, {})
 
-        results = fit_states(
-            ctx.model,
-            layout,
-            jobs,
-            token_budget=ctx.token_budget,
-            checkpointing=ctx.checkpointing,
-            progress=ctx.progress,
-            resume=ctx.resume,
-            on_step=ctx.on_step,
-            through=through,
-        )
-        return [
-            OffsetAdapter(r.state.tensors, layout.architecture, method._alpha(), mode, Curve(r.losses, r.grad_norms))
-            for method, r in zip(methods, results, strict=True)
-        ]
+        return passing
+
+    def adapter(self, ctx: FitContext, result: FitResult) -> OffsetAdapter:
+        curve = Curve(result.losses, result.grad_norms)
+        mode = self.settings["mode"]
+        return OffsetAdapter(result.state.tensors, ctx.layout.architecture, self._alpha(), mode, curve)
 
     def load(self, ctx: FitContext, folder: Path) -> Adapter:
         folder = Path(folder)

@@ -180,18 +180,19 @@ def test_stop_strings_end_a_row_and_are_cut(setting) -> None:  # type: ignore[no
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(setting, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """The allocation failure is raised where CUDA raises it; everything else is the real loop."""
-    from s0.engines import hf
 
     model, states, requests = setting
     expected = HFEngine(max_slots=16).all(model, Spelling(), requests, states)
-    real, failures = hf._Step.__call__, iter([True])
+    from s0.engines import step
+
+    real, failures = step.Step.__call__, iter([True])
 
     def failing(self, tokens):  # type: ignore[no-untyped-def]
         if tokens.shape[0] > 16 and next(failures, False):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return real(self, tokens)
 
-    monkeypatch.setattr(hf._Step, "__call__", failing)
+    monkeypatch.setattr(step.Step, "__call__", failing)
     engine = HFEngine(max_slots=32)
     assert engine.all(model, Spelling(), requests, states) == expected
     assert engine.notes["backed_off_to"] == 16
@@ -200,7 +201,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(setting, monkeypatch: 
 def test_memory_budget_limits_slots(setting) -> None:  # type: ignore[no-untyped-def]
     model, _, _ = setting
     layout = describe(model)
-    from s0.engines.hf import row_bytes
+    from s0.engines.slots import row_bytes
 
     need = row_bytes(model, layout, 64)
     engine = HFEngine(max_slots=256, memory_gb=40 * need / 1e9)

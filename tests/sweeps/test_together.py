@@ -13,8 +13,7 @@ import safetensors.torch
 import torch
 
 import s0.fit
-import s0.methods.s0
-import s0.methods.state_offset
+import s0.methods.base
 import s0.stages
 import s0.together
 from s0.cliparse import Planned, make_plan, parse_args
@@ -65,8 +64,7 @@ class Fits:
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
     spy = Fits()
-    monkeypatch.setattr(s0.methods.s0, "fit_states", spy)
-    monkeypatch.setattr(s0.methods.state_offset, "fit_states", spy)
+    monkeypatch.setattr(s0.methods.base, "fit_states", spy)
     return spy
 
 
@@ -261,7 +259,7 @@ def test_trainings_that_another_process_holds_are_left_to_it(
     with contextlib.ExitStack() as other:
         for key in held:
             other.enter_context(store.claim(f"fit-{key}"))
-        spy, calls = s0.methods.s0.fit_states, []
+        spy, calls = s0.methods.base.fit_states, []
 
         def fit(*args: Any, **kwargs: Any) -> Any:
             calls.append(1)
@@ -271,7 +269,7 @@ def test_trainings_that_another_process_holds_are_left_to_it(
                 other.close()
             return results
 
-        monkeypatch.setattr(s0.methods.s0, "fit_states", fit)
+        monkeypatch.setattr(s0.methods.base, "fit_states", fit)
         assert not any(o.failures for o in run(plan(folder, *RATES)))
     assert fits.jobs == [5, 2]
     assert_same_states(folder, sampled)
