@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s0.bank import StateBank as StateBank
-    from s0.state import InitialState as InitialState
+    from s0.state.initial import InitialState as InitialState
     from s0.trainer import S0Config as S0Config
     from s0.trainer import S0Trainer as S0Trainer
 
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "S0Trainer": "s0.trainer",
     "S0Config": "s0.trainer",
-    "InitialState": "s0.state",
+    "InitialState": "s0.state.initial",
     "StateBank": "s0.bank",
 }
 __all__ = ["InitialState", "S0Config", "S0Trainer", "StateBank", "__version__"]

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from s0.architectures import describe
+from s0.data import Example
 from s0.errors import ConfigError
-from s0.inject import Injection, S0Cache, rows_of, self_test
-from s0.schema import Example
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection, S0Cache, rows_of, self_test
 
 if TYPE_CHECKING:
-    from s0.fit import FitConfig
+    from s0.training.fit import FitConfig
 
 #: what a row may start from: a name, a weighted mix of names, a state outside the bank, or nothing
 Choice = str | Mapping[str, float] | InitialState | None
@@ -120,7 +120,7 @@ class StateBank:
         return rows_of(self.layout, self.choose(states))
 
     def cache(self, states: Sequence[Choice]) -> S0Cache:
-        """A fresh cache for a direct call `model(..., past_key_values=cache)`; pads need `s0.inject.exact_pads` as well."""
+        """A fresh cache for a direct call `model(..., past_key_values=cache)`; pads need `s0.state.inject.exact_pads` as well."""
         return S0Cache(self.layout, self.rows(states))
 
     @torch.no_grad()
@@ -180,9 +180,9 @@ class StateBank:
         """Learn one state per name, all in the same batches, and put them into the bank (replacing equal names).
 
         Each row of a training batch starts from the state of its own name; the result equals separate training.
-        Returns name -> loss per step. Raises what `s0.fit.fit_states` raises, S0Error for a state without effect.
+        Returns name -> loss per step. Raises what `s0.training.fit.fit_states` raises, S0Error for a state without effect.
         """
-        from s0.fit import FitJob, fit_states
+        from s0.training.fit import FitJob, fit_states
 
         with self._running:
             jobs = [FitJob(list(rows), config) for rows in examples.values()]

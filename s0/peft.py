@@ -26,10 +26,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from s0.architectures import Layout, describe
 from s0.errors import ConfigError, S0Error
-from s0.inject import S0Cache, TrainingCache, check_continuation, exact_pads
-from s0.state import InitialState
+from s0.state.families import Layout, describe
+from s0.state.initial import InitialState
+from s0.state.inject import S0Cache, TrainingCache, check_continuation, exact_pads
 
 PREFIX = "s0_"
 

@@ -8,7 +8,7 @@
     trainer.save("my_state")
 
 Differences from the public library 0.1.2, all in the direction of correctness: a state that changes nothing is an error,
-continued caches keep their history, padding is exact, and every hybrid family of `s0.architectures` works.
+continued caches keep their history, padding is exact, and every hybrid family of `s0.state.families` works.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from s0.architectures import Layout, describe
+from s0.data import Example
 from s0.errors import S0Error
-from s0.fit import FitConfig, FitJob, fit_states
-from s0.inject import Injection, self_test
-from s0.schema import Example
-from s0.state import InitialState
+from s0.state.families import Layout, describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection, self_test
+from s0.training.fit import FitConfig, FitJob, fit_states
 
 
 @dataclass

@@ -31,15 +31,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from published_procedure import run_seed, train_one_by_one
 
+from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.environment import git_state
-from s0.files import write_json, write_text
-from s0.fit import FitConfig, FitJob, fit_states
-from s0.loading import Subject, versions
-from s0.schema import Example
-from s0.state import InitialState
+from s0.experiment.checkpoint import Subject, versions
+from s0.runtime.environment import git_state
+from s0.state.initial import InitialState
+from s0.storage.files import write_json, write_text
 from s0.tasks import make_task
+from s0.training.fit import FitConfig, FitJob, fit_states
 
 ALPHA = 0.45
 
@@ -239,7 +239,7 @@ class Bench:
     def startup(self) -> dict[str, Any]:
         """Seconds from `python run.py` to a finished plan, to the heavy imports, and to the loaded model."""
         code = "import time; s=time.perf_counter(); {}; print(time.perf_counter()-s)"
-        loads = "from s0.loading import Subject; Subject({'path': 'embedded:tiny_gdn'}).model"
+        loads = "from s0.experiment.checkpoint import Subject; Subject({'path': 'embedded:tiny_gdn'}).model"
         out = {}
         for name, statement in (("imports_s", "import torch, transformers"), ("first_work_s", loads)):
             runs = [

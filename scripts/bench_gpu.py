@@ -25,15 +25,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before to
 
 import torch
 
-from s0.architectures import describe
+from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.environment import git_state
-from s0.files import write_json
-from s0.fit import FitConfig, FitJob, fit_states
-from s0.loading import versions
-from s0.schema import Example
-from s0.state import InitialState
+from s0.experiment.checkpoint import versions
+from s0.runtime.environment import git_state
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.storage.files import write_json
+from s0.training.fit import FitConfig, FitJob, fit_states
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen35_4b": {

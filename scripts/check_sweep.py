@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from s0.records import find_records, fingerprint, read_record
+from s0.storage.records import find_records, fingerprint, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = [

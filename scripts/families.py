@@ -4,7 +4,7 @@
     python scripts/families.py qwen3_5 falcon_h1        some
     python scripts/families.py --write docs/families.md also write the documentation page
 
-A cell shows the largest error seen (see s0/guarantees.py) or BROKEN with the reason below the table; the exit code is 1
+A cell shows the largest error seen (see s0/state/checks.py) or BROKEN with the reason below the table; the exit code is 1
 if anything is broken. Models that S0 refuses are listed with the reason.
 """
 
@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from s0.architectures import DEFAULT_ALPHA, FAMILIES, Family, describe
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.files import write_text
-from s0.guarantees import GUARANTEES, Broken
-from s0.specimens import REFUSED_SPECIMENS, SPECIMENS, build, build_refused
+from s0.state.checks import GUARANTEES, Broken
+from s0.state.families import DEFAULT_ALPHA, FAMILIES, Family, describe
+from s0.state.random_models import REFUSED_SPECIMENS, SPECIMENS, build, build_refused
+from s0.storage.files import write_text
 
 #: families for which the paper measured alpha
 PUBLISHED_ALPHA = ("qwen3_5", "falcon_h1")
@@ -30,7 +30,7 @@ PUBLISHED_ALPHA = ("qwen3_5", "falcon_h1")
 PAGE = """\
 # Families
 
-Written by `python scripts/families.py --write docs/families.md` from the registry in `s0/architectures.py`; do not edit.
+Written by `python scripts/families.py --write docs/families.md` from the registry in `s0/state/families.py`; do not edit.
 
 S0 works on a model whose recurrent layers read their state from the cache at the first token. Every family below passes
 every guarantee in float32 on a tiny random model; the same command prints the matrix, and the tests run the same checks.

@@ -20,11 +20,11 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s0.bank import StateBank
+from s0.data import Example
 from s0.errors import ConfigError, S0Error
-from s0.fit import FitConfig
-from s0.schema import Example
 from s0.tiny import benchmark, models
 from s0.tiny.grammar import MODES, Answer, Request, sample_answer
+from s0.training.fit import FitConfig
 
 TASKS = {"body": "code", "prose": "explain", "fence": "fenced code", "stub": "stub"}
 

@@ -24,11 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before to
 import torch
 import torch.nn.functional as F
 
-from s0.architectures import Layout, describe
-from s0.inject import Injection, TrainingCache
-from s0.loading import Subject
-from s0.schema import Example, Problem
-from s0.state import InitialState
+from s0.data import Example, Problem
+from s0.experiment.checkpoint import Subject
+from s0.state.families import Layout, describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection, TrainingCache
 from s0.tasks import make_task
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from s0.cliparse import make_plan, parse_args
+from s0.cli.compose import make_plan, parse_args
 from s0.errors import S0Error
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         cells = make_plan(parse_args(argv)).cells
-        from s0.plan import print_status
+        from s0.sweep.status import print_status
 
         return print_status(cells)
     except S0Error as error:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from s0.cli import main as run
-from s0.workers import devices
+from s0.cli.main import main as run
+from s0.sweep.workers import devices
 
 
 def main(argv: list[str]) -> int:

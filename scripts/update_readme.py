@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from s0.files import write_text
+from s0.storage.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,8 +22,8 @@ def run_block() -> str:
 
 
 def table_block() -> str:
-    from s0.records import find_records, read_record
     from s0.report import summary_table
+    from s0.storage.records import find_records, read_record
 
     records = [read_record(p) for p in find_records([ROOT / "experiments" / "records" / "table1_main"])]
     return f"```text\n{summary_table(records).strip()}\n```"

@@ -15,10 +15,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from s0.analysis.gates import run_prompt, surviving_energy
 from s0.analysis.persistence import natural_norms
-from s0.architectures import Layout
-from s0.state import InitialState
+from s0.state.families import Layout
+from s0.state.gates import run_prompt, surviving_energy
+from s0.state.initial import InitialState
 
 
 def predict_alpha(

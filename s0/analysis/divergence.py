@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from s0 import stats
-from s0.records import Record
+from s0.storage.records import Record
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s0.analysis.gates import run_prompt, state_of, surviving_energy
-from s0.architectures import Layout
-from s0.state import InitialState
+from s0.state.families import Layout
+from s0.state.gates import run_prompt, state_of, surviving_energy
+from s0.state.initial import InitialState
 
 #: below this ratio a KL from float32 logits is rounding noise and says nothing about decay
 FLOOR = 1e-9

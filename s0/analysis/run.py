@@ -15,14 +15,14 @@ from typing import Any
 from s0.analysis.alpha import predict_alpha
 from s0.analysis.persistence import persistence
 from s0.analysis.probe import probe
-from s0.analysis.results import AnalysisResult, read_result, write_result
-from s0.config import suggest
+from s0.config.schema import suggest
 from s0.errors import ConfigError, DataError
+from s0.experiment.cell import Cell, EvalRequest, Lab
+from s0.experiment.complete import adapter_key, train
 from s0.methods import TrainingSet
-from s0.pipeline import Cell, EvalRequest, Lab
-from s0.records import Record
-from s0.stages import adapter_key, train
-from s0.state import InitialState
+from s0.state.initial import InitialState
+from s0.storage.records import Record
+from s0.storage.results import AnalysisResult, read_result, write_result
 
 
 def _persistence(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from s0.errors import ConfigError
-from s0.state import InitialState
+from s0.state.initial import InitialState
 
 #: how many of the likeliest tokens are sorted first; the rare row whose top-p set is larger falls back to a full sort
 TOP = 512

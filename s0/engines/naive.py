@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from s0.architectures import describe
 from s0.engines.base import Engine, Generated, Request, choose_tokens, finish, stop_ids, uniforms
 from s0.errors import ConfigError
-from s0.inject import Injection
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection
 
 
 class _Draw(LogitsProcessor):

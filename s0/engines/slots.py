@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from s0.architectures import Layout
+from s0.state.families import Layout
 
 #: capacity and attended length grow in steps of this many tokens: few shapes, and no dependence on batch mates
 STEP = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from s0.config import METHODS, suggest
+from s0.config.schema import METHODS, suggest
 from s0.errors import ConfigError
 from s0.methods.base import Adapter, Curve, FitContext, Method, Training, TrainingSet
 

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from s0.fit import FitJob, FitResult, fit_states, truncate
-from s0.schema import Example
-from s0.state import InitialState
+from s0.data import Example
+from s0.state.initial import InitialState
+from s0.training.fit import FitJob, FitResult, fit_states, truncate
 
 #: what an adapter costs at inference: nothing, nothing after merging, work at every step, or longer prompts
 CostClass = Literal["none", "merge", "per-step", "extra tokens"]
@@ -28,11 +28,11 @@ CostClass = Literal["none", "merge", "per-step", "extra tokens"]
 
 @dataclass
 class FitContext:
-    """What a method may use. `progress(step, n_steps, losses)` after each step; `resume`/`on_step` as in s0.fit."""
+    """What a method may use. `progress(step, n_steps, losses)` after each step; `resume`/`on_step` as in s0.training.fit."""
 
     model: Any
     tokenizer: Any
-    #: s0.architectures.Layout, or None for a model without recurrent layers
+    #: s0.state.families.Layout, or None for a model without recurrent layers
     layout: Any
     token_budget: int | None = None
     checkpointing: bool = False
@@ -128,7 +128,7 @@ Training = tuple[Method, TrainingSet]
 
 
 class JobMethod(Method):
-    """A method whose trainings are jobs of `s0.fit.fit_states`, learned in one batch."""
+    """A method whose trainings are jobs of `s0.training.fit.fit_states`, learned in one batch."""
 
     resumable = True
 

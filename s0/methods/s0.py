@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from s0.architectures import Layout
 from s0.errors import ArchitectureError, ConfigError
-from s0.files import write_json
-from s0.fit import FitConfig, FitJob, FitResult
-from s0.inject import Injection, S0Cache
 from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
-from s0.state import InitialState
+from s0.state.families import Layout
+from s0.state.initial import InitialState
+from s0.state.inject import Injection, S0Cache
+from s0.storage.files import write_json
+from s0.training.fit import FitConfig, FitJob, FitResult
 
 
 def choose_layers(layout: Layout, wanted: Any) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class S0Adapter(Adapter):
 
     @contextlib.contextmanager
     def applied(self, model: Any) -> Any:
-        from s0.architectures import describe
+        from s0.state.families import describe
 
         with Injection(model, describe(model), self._state):
             yield model

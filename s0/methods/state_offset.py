@@ -1,7 +1,7 @@
 """State-offset tuning: a learned tensor per recurrent layer, added to the state at every time step (paper, baselines).
 
 Trained like S0 (same loss, Adam, all jobs in one batch), but the offset acts at every step, during decoding too: that is
-what it costs. `s0.methods.offset_kernels` has the identity that makes it exact with chunked kernels.
+what it costs. `s0.kernels.offsets` has the identity that makes it exact with chunked kernels.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from s0.architectures import Layout, describe, device_of_layer
 from s0.errors import ArchitectureError, ConfigError, StoreError
-from s0.files import atomic_path, write_json
-from s0.fit import FitConfig, FitJob, FitResult
-from s0.inject import TrainingCache
+from s0.kernels.offsets import Offsets
 from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
-from s0.methods.offset_kernels import Offsets
 from s0.methods.s0 import choose_layers
+from s0.state.families import Layout, describe, device_of_layer
+from s0.state.inject import TrainingCache
+from s0.storage.files import atomic_path, write_json
+from s0.training.fit import FitConfig, FitJob, FitResult
 
 
 class OffsetAdapter(Adapter):

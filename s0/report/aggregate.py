@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from s0 import stats
-from s0.records import Evaluation, Record, find_records, read_record
 from s0.stats import Interval, MeanStd
+from s0.storage.records import Evaluation, Record, find_records, read_record
 
 #: configuration groups that define what was measured; engine, tracking and folders do not
 _DEFINING_GROUPS = ("method", "task")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from s0 import stats
-from s0.records import Evaluation, Record
 from s0.report.aggregate import group_records, newest_per_seed, scores
 from s0.report.formats import MISSING, Table, number, spread
+from s0.storage.records import Evaluation, Record
 
 #: where a breakdown's table holds the values of its column (which names the table)
 BREAKDOWN_COLUMN = 4

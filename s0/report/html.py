@@ -17,13 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from s0.data import Verdict
 from s0.errors import StoreError
-from s0.files import write_text
-from s0.records import Record, find_records, read_record
 from s0.report.aggregate import Row, aggregate, group_records, method_label
 from s0.report.formats import Table
 from s0.report.summary import rows_to_table
-from s0.schema import Verdict
+from s0.storage.files import write_text
+from s0.storage.records import Record, find_records, read_record
 
 Prompts = Mapping[tuple[str, str], str]
 

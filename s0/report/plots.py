@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from s0.files import atomic_path
 from s0.report.aggregate import Row
 from s0.report.formats import number
+from s0.storage.files import atomic_path
 
 #: Okabe-Ito: told apart by readers with colour-vision deficiency
 COLOURS = {

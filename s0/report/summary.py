@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from s0.files import write_text
-from s0.records import Record
 from s0.report.aggregate import Row, aggregate
 from s0.report.breakdown import BREAKDOWN_COLUMN, breakdown_tables, pass_at_k_tables
 from s0.report.formats import MISSING, Table, csv_text, latex, markdown, number, p_text, plain, spread
+from s0.storage.files import write_text
+from s0.storage.records import Record
 
 COLUMNS = (
     "model",

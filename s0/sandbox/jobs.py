@@ -1,4 +1,4 @@
-"""What can be asked of the sandbox and what it answers to a query; programs are answered with `s0.schema.Verdict`."""
+"""What can be asked of the sandbox and what it answers to a query; programs are answered with `s0.data.Verdict`."""
 
 from __future__ import annotations
 

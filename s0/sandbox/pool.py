@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, Literal, Self
 
+from s0.data import Verdict
 from s0.errors import SandboxError
 from s0.sandbox import selftest, wire
 from s0.sandbox.jobs import PythonCheck, SqlQuery, SqlResult
 from s0.sandbox.worker import Settings, Worker, WorkerDied
-from s0.schema import Verdict
 
 Tier = Literal["auto", "landlock", "bwrap", "reduced"]
 _TIERS = ("auto", "landlock", "bwrap", "reduced")

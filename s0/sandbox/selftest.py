@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Callable
 
 from s0 import errors
+from s0.data import Verdict
 from s0.errors import SandboxError
 from s0.sandbox.jobs import PythonCheck
-from s0.schema import Verdict
 
 _PROBE = '''
 def probe(path):

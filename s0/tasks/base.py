@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from s0.schema import Problem, Verdict
+from s0.data import Problem, Verdict
 
 if TYPE_CHECKING:
     from s0.sandbox import Sandbox

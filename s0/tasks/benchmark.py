@@ -6,8 +6,8 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from s0.data import Problem, digest
 from s0.errors import ConfigError, DataError, SandboxError
-from s0.schema import Problem, digest
 from s0.tasks.base import Part, Task
 
 T = TypeVar("T")

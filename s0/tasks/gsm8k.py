@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from s0.data import Problem, Verdict
 from s0.errors import DataError
-from s0.schema import Problem, Verdict
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.source import Row, Source, cut

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from s0.data import Problem, Verdict
 from s0.errors import DataError
-from s0.schema import Problem, Verdict
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.pycode import function_body

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from s0.data import Problem, Verdict
 from s0.errors import DataError
-from s0.schema import Problem, Verdict
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.math_pool import MathPool

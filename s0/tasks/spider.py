@@ -17,8 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s0.data import Problem, Verdict
 from s0.errors import ConfigError, DataError, SandboxError
-from s0.schema import Problem, Verdict
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.source import Row, Source, cut

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from s0.files import write_text
+from s0.storage.files import write_text
 from s0.tiny.grammar import NAMES, OPENERS, Program, Request, sample_program
 from s0.tiny.operations import DOMAINS
 

@@ -15,7 +15,7 @@ import transformers
 from transformers import GenerationConfig
 
 from s0.errors import DataError
-from s0.files import write_json, write_text
+from s0.storage.files import write_json, write_text
 from s0.tiny import benchmark, corpus, models, tokenizer
 from s0.tiny.pretrain import Recipe, Run, pretrain
 

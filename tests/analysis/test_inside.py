@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from s0.analysis.alpha import predict_alpha
-from s0.analysis.gates import run_prompt, state_of, surviving_energy
 from s0.analysis.persistence import fit_rate, kl_divergence, persistence
 from s0.analysis.probe import N_FOLDS, probe, probe_auc, prompt_features
-from s0.architectures import describe
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.gates import run_prompt, state_of, surviving_energy
+from s0.state.initial import InitialState
 from s0.tiny.models import build
 
 PROMPTS = [[5, 9, 17, 30, 41, 8, 12, 77], [5, 9, 100, 4, 6], [5, 9, 17, 55, 60, 61, 62]]

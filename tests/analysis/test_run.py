@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from s0 import config as schema
-from s0.analysis.results import read_result
 from s0.analysis.run import ANALYSES, analyse
+from s0.config import schema
 from s0.errors import ConfigError
-from s0.pipeline import Lab, run_cell
-from s0.store import Store
+from s0.experiment.cell import Lab, run_cell
+from s0.storage.results import read_result
+from s0.storage.store import Store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

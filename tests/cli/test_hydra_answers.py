@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s0.cliparse import make_plan, parse_args
+from s0.cli.compose import make_plan, parse_args
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from s0.cliparse import ANALYSES, CONFIGS, Plan, groups, make_plan, parse_args
-from s0.plan import print_plan, print_status
+from s0.cli.compose import ANALYSES, CONFIGS, Plan, groups, make_plan, parse_args
+from s0.sweep.status import print_plan, print_status
 
 GROUPS = groups(CONFIGS)
 PRESETS = GROUPS["experiment"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from s0.cliparse import Planned, make_plan, parse_args
-from s0.config import EMBEDDED
+from s0.cli.compose import Planned, make_plan, parse_args
+from s0.config.schema import EMBEDDED
 from s0.errors import ConfigError
-from s0.loading import EMBEDDED as FOLDER
+from s0.experiment.checkpoint import EMBEDDED as FOLDER
 
 
 def cell(*argv: str) -> Planned:

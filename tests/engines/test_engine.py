@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from s0.architectures import describe
 from s0.engines import make_engine
 from s0.engines.base import TOP, Request, choose_tokens, request_seed, uniforms
 from s0.engines.hf import HFEngine, _Loop
 from s0.engines.naive import NaiveEngine
 from s0.errors import ConfigError
-from s0.specimens import build
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.state.random_models import build
 
 FAMILIES = ["qwen3_5", "falcon_h1"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s0.architectures import describe
+from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.fit import FitConfig, FitJob, fit_states
-from s0.schema import Example
-from s0.specimens import build
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.state.random_models import build
+from s0.training.fit import FitConfig, FitJob, fit_states
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

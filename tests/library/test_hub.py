@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import TOKEN, Hub
 from huggingface_hub import HfApi, constants
 
-from s0.architectures import describe
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.hub import CardResult, model_card, write_folder
-from s0.specimens import build
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.hub import CardResult, model_card, write_folder
+from s0.state.initial import InitialState
+from s0.state.random_models import build
 
 MODEL = "Qwen/Qwen3.5-4B"
 
@@ -116,7 +116,7 @@ def test_the_bank_takes_a_repository(hub, state, monkeypatch):
     from s0.bank import StateBank
 
     state.push_to_hub("me/s0-sql", MODEL, api=_api(hub))
-    monkeypatch.setattr("s0.hub._default_api", lambda: _api(hub))
+    monkeypatch.setattr("s0.state.hub._default_api", lambda: _api(hub))
     bank = StateBank(build("qwen3_5"))
     bank.add("sql", "me/s0-sql")
     _same(bank.get("sql"), state)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s0.architectures import describe
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.inject import Injection
-from s0.specimens import build, build_refused
-from s0.state import InitialState
+from s0.state.families import describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection
+from s0.state.random_models import build, build_refused
 
 peft = pytest.importorskip("peft")
 import s0.peft as s0_peft  # noqa: E402
@@ -142,8 +142,8 @@ def _loss(model, ids):
 
 def test_trains_to_the_states_the_fused_trainer_finds():
     """A plain torch loop through PEFT equals the project's own training."""
-    from s0.fit import FitConfig, FitJob, fit_states
-    from s0.schema import Example
+    from s0.data import Example
+    from s0.training.fit import FitConfig, FitJob, fit_states
 
     model = build("qwen3_5")
     layout = describe(model)

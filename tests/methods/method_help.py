@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from s0.architectures import describe
-from s0.config import resolve_method
+from s0.config.schema import resolve_method
+from s0.data import Example
 from s0.errors import ArchitectureError
 from s0.methods import FitContext, Method, TrainingSet, make_method
-from s0.schema import Example
-from s0.specimens import VOCABULARY, build
+from s0.state.families import describe
+from s0.state.random_models import VOCABULARY, build
 
 MODELS = ("qwen3_5", "falcon_h1", "qwen2")
 

@@ -14,7 +14,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from s0.engines import make_engine
 from s0.engines.base import Request
 from s0.errors import ArchitectureError, S0Error
-from s0.specimens import SPECIMENS
+from s0.state.random_models import SPECIMENS
 
 N = 6
 

@@ -13,8 +13,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from s0.architectures import ATTENTION_TARGETS, DEFAULT_ALPHA, FAMILIES
-from s0.config import METHODS, register, resolve, resolve_method
+from s0.config.schema import METHODS, register, resolve, resolve_method
+from s0.state.families import ATTENTION_TARGETS, DEFAULT_ALPHA, FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = list(csv.DictReader((ROOT / "experiments/published/hyperparameters.csv").open()))

@@ -12,15 +12,15 @@ import torch
 from method_help import Letters, context, method, model_of, sets, tokens
 from torch import Tensor
 
-from s0.architectures import Layout, describe
 from s0.engines import make_engine
 from s0.engines.base import Request
 from s0.errors import ArchitectureError, S0Error
-from s0.fit import FitConfig, FitJob, fit_states
-from s0.inject import Injection, S0Cache, TrainingCache
-from s0.methods.offset_kernels import KERNELS, Offsets
-from s0.specimens import SPECIMENS, build
-from s0.state import InitialState
+from s0.kernels.offsets import KERNELS, Offsets
+from s0.state.families import Layout, describe
+from s0.state.initial import InitialState
+from s0.state.inject import Injection, S0Cache, TrainingCache
+from s0.state.random_models import SPECIMENS, build
+from s0.training.fit import FitConfig, FitJob, fit_states
 
 
 def _offsets(layout: Layout, rows: int = 1, scale: float = 0.3) -> dict[int, Tensor]:
@@ -150,7 +150,7 @@ def test_side_by_side_training_gives_the_bytes_of_one_pass_after_another(
     try:
         for lanes in (1, 3):
             torch.set_num_threads(lanes)
-            monkeypatch.setattr("s0.fit.lanes_for", lambda model, n=lanes: n)
+            monkeypatch.setattr("s0.training.fit.lanes_for", lambda model, n=lanes: n)
             m = method("state_offset", n_steps=3, lr=0.01)
             ctx = context(model_of(name), token_budget=40)
             results[lanes] = m.fit(ctx, [*sets(0), *sets(1)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from s0.records import Evaluation, Record, TrainingSummary
-from s0.schema import Outcome, Verdict, digest
+from s0.data import Outcome, Verdict, digest
+from s0.storage.records import Evaluation, Record, TrainingSummary
 
 
 def evaluation(passes: list[bool], label: str = "x", texts: list[str] | None = None, **kw: Any) -> Evaluation:

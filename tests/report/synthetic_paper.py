@@ -7,8 +7,8 @@ from pathlib import Path
 
 from synthetic import evaluation, record
 
-from s0.analysis.results import AnalysisResult, write_result
-from s0.records import TrainingSummary, write_record
+from s0.storage.records import TrainingSummary, write_record
+from s0.storage.results import AnalysisResult, write_result
 
 N = 84
 

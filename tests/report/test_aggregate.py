@@ -13,9 +13,9 @@ from synthetic import bits, evaluation, record
 
 from s0 import stats
 from s0.errors import StoreError
-from s0.records import TrainingSummary, write_record
 from s0.report import aggregate, load_records, summary_table, write_summary
 from s0.report.aggregate import compact_seeds
+from s0.storage.records import TrainingSummary, write_record
 
 BASE = bits("1100000000")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "aggregate.py"

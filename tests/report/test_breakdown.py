@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic import bits, evaluation, record
 
-from s0.records import Evaluation
 from s0.report import aggregate, breakdown_text, summary_table, write_summary
 from s0.report.breakdown import breakdown_tables, pass_at, pass_at_k_tables
+from s0.storage.records import Evaluation
 
 
 def sampled(counts: list[int], n: int = 4) -> Evaluation:

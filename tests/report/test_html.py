@@ -13,8 +13,8 @@ from browser import CHROMIUM, Browser
 from synthetic import bits, evaluation, record
 
 from s0.errors import StoreError
-from s0.records import TrainingSummary, write_record
 from s0.report.html import read_prompts, render, script_json, write_report
+from s0.storage.records import TrainingSummary, write_record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 NASTY = [

@@ -12,13 +12,13 @@ from synthetic import bits, record
 from synthetic_paper import write_all
 
 from s0.errors import ConfigError, S0Error
-from s0.records import read_record, write_record
 from s0.report.paper import build as builder
 from s0.report.paper.build import Layout, build, build_pdf, macro_text
 from s0.report.paper.context import NOT_RUN, Context
 from s0.report.paper.items import ITEMS
 from s0.report.paper.mechanism import stars
 from s0.report.paper.per_seed import pass_at
+from s0.storage.records import read_record, write_record
 
 ROOT = Path(__file__).parents[2]
 TEX = ROOT / "paper" / "s0_tuning.tex"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from s0.data import Verdict
 from s0.sandbox import PythonCheck, Sandbox
-from s0.schema import Verdict
 
 PROMPT = 'def f(x):\n    """Return x + 1."""\n'
 TEST = "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(41) == 42\n"

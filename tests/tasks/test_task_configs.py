@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s0.config import TaskConfig
+from s0.config.schema import TaskConfig
 from s0.tasks import TASKS, make_task
 
 FOLDER = Path(__file__).parents[2] / "configs" / "task"

@@ -20,10 +20,10 @@ from typing import Any
 
 import s0
 from s0.errors import ConfigError, S0Error
-from s0.files import write_json, write_text
 from s0.report.formats import csv_text, latex, latex_escape, markdown
 from s0.report.paper.context import Built, Context
 from s0.report.paper.items import ITEMS, Item
+from s0.storage.files import write_json, write_text
 
 LATEX_HINT = (
     "no pdflatex here: tables and figures are built, the PDF is not; install it with "
@@ -31,7 +31,7 @@ LATEX_HINT = (
 )
 PDF = "s0_tuning.pdf"
 #: source files whose change can change a table or a figure
-_CODE = ("stats.py", "records.py", "schema.py", "report", "analysis")
+_CODE = ("stats.py", "data.py", "storage/records.py", "storage/results.py", "report", "analysis", "state/gates.py")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def input_hash(item: Item, layout: Layout) -> str:
     """Hash of everything the item is made from."""
     files = [f for e in item.experiments for f in sorted((layout.records / e).rglob("*.json"))]
     files += [layout.published / f"{name}.csv" for name in item.published]
-    configs = [*sorted((layout.configs / "model").glob("*.yaml")), Path(s0.__file__).parent / "config.py"]
+    configs = [*sorted((layout.configs / "model").glob("*.yaml")), Path(s0.__file__).parent / "config" / "schema.py"]
     files += configs if item.configs else []
     return hashlib.sha256(f"{code_hash()}{_hash_files(files)}".encode()).hexdigest()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from s0 import stats
-from s0.analysis.cells import layer_ablation, method_setting
-from s0.records import Record
 from s0.report.aggregate import Row, method_label
 from s0.report.formats import MISSING, Table, number, p_text, spread
 from s0.report.paper import columns as c
 from s0.report.paper.context import EMBEDDED, NOT_RUN, STAND_IN, Built, Context, method_name, model_name
+from s0.report.series import layer_ablation, method_setting
+from s0.storage.records import Record
 
 EMBEDDED_NOTE = "Embedded: the tiny stand-in on minieval; it repeats the protocol, not the published numbers."
 

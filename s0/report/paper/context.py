@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s0.analysis.results import AnalysisResult, find_results
 from s0.errors import DataError
-from s0.records import Record
 from s0.report.aggregate import Row, aggregate, load_records, method_label
 from s0.report.formats import Table
+from s0.storage.records import Record
+from s0.storage.results import AnalysisResult, find_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

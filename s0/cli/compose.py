@@ -1,0 +1,293 @@
+"""From a command line to the cells it asks for, checked in full before anything starts.
+
+arguments -> jobs (one per combination of a sweep) -> cells (one model, task and method; a preset has several)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from s0.cli.errors import error_line, groups
+from s0.config import schema
+from s0.config.schema import suggest
+from s0.errors import ConfigError
+from s0.paths import CONFIGS
+
+#: the embedded stand-ins of `scale=tiny`
+TINY = {
+    "model": {
+        "qwen35_08b": "tiny_gdn",
+        "qwen35_2b": "tiny_gdn",
+        "qwen35_4b": "tiny_gdn",
+        "qwen35_9b": "tiny_gdn",
+        "falcon_h1_7b": "tiny_mamba2",
+        "qwen25_3b": "tiny_transformer",
+    },
+    "task": {"humaneval": "minieval"},
+}
+
+#: what `analysis` may be: the keys of s0.analysis.run.ANALYSES, which is too heavy to import for a check
+ANALYSES = ("persistence", "alpha_prediction", "probe")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell to run: its resolved config, the overrides of the job it belongs to, and those that compose it alone."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    alone: list[str]
+    #: overrides it was composed from, and those of them that tell it from the plan's other cells
+    own: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def label(self) -> str:
+        """model / task / method and what tells it from its neighbours, as a reader names the cell."""
+        c = self.config
+        name = c["model"]["name"] or Path(str(c["model"]["path"])).name
+        return f"{name} / {c['task']['name']} / {c['method']['name']}{self.note}"
+
+    @property
+    def command(self) -> str:
+        return _command(self.alone)
+
+    def rerun(self, seeds: list[int]) -> str:
+        """The command that runs this cell alone for these seeds."""
+        if seeds == self.config["seed"]:
+            return self.command
+        chosen = f"seed={seeds[0]}" if len(seeds) == 1 else f"seed=[{','.join(map(str, seeds))}]"
+        return _command([*(o for o in self.alone if key_of(o) != "seed"), chosen])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a command (`argv`). `launcher` is "basic" or the chosen `hydra/launcher`."""
+
+    cells: list[Planned]
+    argv: list[str]
+    launcher: str = "basic"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Hydra's own parser with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        options = sorted(o for a in self._actions for o in a.option_strings if o.startswith("--"))
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            raise ConfigError(f"{unknown[0]}: unknown option; {suggest(unknown[0], options)}")
+        raise ConfigError(f"{message}; options: {', '.join(options)}")
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Hydra's options and overrides, and --dry-run for dry_run=true. Raises ConfigError."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.__class__ = _Parser
+    parser.add_argument("--dry-run", action="store_true", help="Print what would run, and what is stored already")
+    argv = ["dry_run=true" if a == "--dry-run" else a for a in argv]
+    args = parser.parse_args(argv)
+    args.argv = argv
+    return args
+
+
+@contextlib.contextmanager
+def _hydra(configs: Path) -> Iterator[Any]:
+    """Hydra's global state set up for composition, and put back afterwards (a job composes inside a running Hydra)."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.instance()
+    saved = state.hydra
+    state.clear()
+    try:
+        with initialize_config_dir(str(configs), version_base="1.3", job_name="run"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        state.hydra = saved
+
+
+def make_plan(args: argparse.Namespace, configs: Path = CONFIGS) -> Plan:
+    """Every job and cell of a command line, composed, checked and resolved. Loads, downloads and starts nothing.
+
+    Raises ConfigError with one line for anything wrong in any of them.
+    """
+    schema.register()
+    overrides = list(args.overrides)
+    if args.config_dir:
+        folder = Path(args.config_dir).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {args.config_dir}: no such folder; give a folder with config groups in it")
+        overrides.append(f"hydra.searchpath=[file://{folder}]")
+    multirun = args.multirun or "hydra.mode=MULTIRUN" in overrides
+    try:
+        with _hydra(configs) as loader:
+            jobs, launcher = _jobs(loader, overrides, multirun)
+            cells: list[Planned] = []
+            for job in jobs:
+                for planned in _cells(job, [o for o in overrides if is_hydra(o)], configs):
+                    if all(planned.config != c.config for c in cells):
+                        cells.append(planned)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            error_line(error, configs) or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    for planned in cells:
+        check_rest(planned.config)
+    return Plan(_noted(cells), args.argv, launcher)
+
+
+def _noted(cells: list[Planned]) -> list[Planned]:
+    """Each cell with the overrides that not all cells share, in its label."""
+    shared = set(cells[0].own).intersection(*(c.own for c in cells))
+    named = {"model", "task", "method", "seed"}
+    return [
+        replace(c, note="".join(f" {o}" for o in c.own if o not in shared and key_of(o) not in named)) for c in cells
+    ]
+
+
+def is_hydra(override: str) -> bool:
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _jobs(loader: Any, overrides: list[str], multirun: bool) -> tuple[list[list[str]], str]:
+    """Override lists of the jobs (the product of all sweeps, `glob(...)` included), and the launcher's name."""
+    if not multirun:
+        for o in overrides:
+            if key_of(o).startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
+                raise ConfigError(f"{o}: only for a sweep; add -m")
+        return [[o for o in overrides if not is_hydra(o)]], "basic"
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    cfg = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
+    if not str(cfg.hydra.sweeper._target_).endswith("BasicSweeper"):
+        raise ConfigError("hydra/sweeper: only the basic sweeper is supported; leave it out")
+    params = [f"{k}={v}" for k, v in (cfg.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *cfg.hydra.overrides.task])
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    if not jobs:
+        raise ConfigError(f"-m {shlex.join(overrides)}: no job: a glob(...) matched nothing; see python run.py --help")
+    target = str(cfg.hydra.launcher._target_)
+    if target.endswith("BasicLauncher"):
+        return jobs, "basic"
+    name = str(cfg.hydra.runtime.choices["hydra/launcher"])
+    if not _importable(target.rpartition(".")[0]):
+        extra = {"submitit": "slurm", "ray": "ray"}.get(name.partition("_")[0])
+        way = f"pip install 's0[{extra}]'" if extra else "install the package that brings it"
+        raise ConfigError(f"hydra/launcher={name}: {target} is not installed; {way}")
+    return jobs, name
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _cells(job: list[str], hydra_overrides: list[str], configs: Path) -> list[Planned]:
+    """The cells of one job: itself, or for a preset each entry of `cells` composed with it. Precedence: the preset's
+    cell, then the command line."""
+    from hydra import compose
+
+    search = [o for o in hydra_overrides if key_of(o) == "hydra.searchpath"]
+    whole = compose("config", overrides=[*job, *hydra_overrides])
+    scale, entries = whole.get("scale", "paper"), list(whole.get("cells") or [])
+    held = [o for o in job if key_of(o) != "cells"]
+    if scale == "tiny" and whole.get("tiny_cells") and len(held) == len(job):
+        entries = list(whole.tiny_cells)
+    if not entries and scale != "tiny":
+        return [Planned(resolved(whole), job, job, job)]
+    user_keys = {key_of(o) for o in held}
+    out: list[Planned] = []
+    for entry in entries or [""]:
+        words = shlex.split(str(entry), posix=False)  # quotes belong to Hydra's grammar
+        mine = [o for o in (shrink(o, scale) for o in words) if key_of(o) not in user_keys]
+        own = [*mine, *(shrink(o, scale) for o in held)]
+        composed = compose("config", overrides=[*own, *search])
+        composed.cells, composed.tiny_cells = [], []
+        config = resolved(composed)
+        if all(config != c.config for c in out):  # two published models may share one embedded stand-in
+            alone = [*held, f"cells=[{_quoted(str(entry))}]"] if entry else held
+            out.append(Planned(config, job, alone, own))
+    return out
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def resolved(composed: Any) -> dict[str, Any]:
+    """Plain, checked config of one cell. Raises ConfigError or the OmegaConf error that names the key."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    for group in ("model", "task", "method", "engine", "tracking", "sandbox", "train"):
+        if not isinstance(plain.get(group), dict):
+            raise ConfigError(f"{group}: missing; leave out ~{group} or choose one with {group}=OPTION")
+    return schema.resolve({str(k): v for k, v in plain.items()})
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _command(overrides: list[str]) -> str:
+    return " ".join(["python run.py", *(shlex.quote(o) for o in overrides)])
+
+
+def shrink(override: str, scale: str) -> str:
+    """An override with the published model or task replaced by its embedded stand-in (scale=tiny)."""
+    key, sep, value = override.partition("=")
+    if scale == "tiny" and sep and key in TINY:
+        return f"{key}={TINY[key].get(value, value)}"
+    return override
+
+
+def check_rest(config: dict[str, Any]) -> None:
+    """What the schema leaves open: local paths must exist (hub ids are left to the hub), counts must make sense.
+
+    Raises ConfigError.
+    """
+    from s0.errors import DataError
+    from s0.experiment.checkpoint import resolve_path
+
+    if not 0 <= config["workers"] <= 1024:
+        raise ConfigError(f"workers={config['workers']}: must be between 0 (this process) and 1024")
+    if config["analysis"] and config["analysis"] not in ANALYSES:
+        raise ConfigError(f"analysis={config['analysis']!r}: {suggest(config['analysis'], list(ANALYSES))}")
+    tracking = config["tracking"]
+    if tracking["mode"] not in (None, "online", "offline"):
+        raise ConfigError(
+            f"tracking.mode={tracking['mode']!r}: choices: online, offline, null (online if there is a key)"
+        )
+    if tracking["name"] == "wandb" and not _importable("wandb"):
+        raise ConfigError("tracking=wandb: wandb is not installed; pip install 's0[wandb]' or use tracking=none")
+    path = str(config["model"]["path"])
+    hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "embedded:")) and not os.path.isdir(path)
+    if not hub_id:
+        try:
+            resolve_path(config["model"])
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+    for key in ("path", "database_dir"):
+        value = config["task"].get(key)
+        if value and not Path(value).expanduser().exists():
+            raise ConfigError(f"task.{key}={value!r}: no such file or folder; give an existing path")
+
+
+__all__ = ["CONFIGS", "Plan", "Planned", "check_rest", "groups", "make_plan", "parse_args", "shrink"]

@@ -1,0 +1,106 @@
+"""Errors of Hydra and OmegaConf as one line that names the key, the value and the choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from s0.config import schema
+from s0.config.schema import suggest
+
+
+def groups(configs: Path) -> dict[str, list[str]]:
+    """Config groups and their options, from the files: "model" -> [...], also "hydra/launcher"."""
+    found: dict[str, list[str]] = {}
+    for f in sorted(configs.rglob("*.yaml")):
+        group = f.parent.relative_to(configs).as_posix()
+        if group != ".":
+            found.setdefault(group, []).append(f.stem)
+    return found
+
+
+def fields_at(path: str, object_type: str | None = None) -> list[str]:
+    """Keys that may stand where `path` (a.b.c) points, by the schema."""
+    if object_type and (named := _schemas().get(object_type)):
+        return schema.schema_fields(named)
+    node: Any = schema.Config
+    *parents, _ = path.split(".")
+    for name in parents:
+        if node is schema.Config and name == "method":
+            return sorted({f for s, _ in schema.METHODS.values() for f in schema.schema_fields(s)})
+        kinds = {f.name: f.default_factory for f in dataclasses.fields(node)}
+        node = kinds.get(name)
+        if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
+            return []
+    return schema.schema_fields(node)
+
+
+def _schemas() -> dict[str, type]:
+    found = {s.__name__: s for s, _ in schema.METHODS.values()}
+    return found | {n: v for n, v in vars(schema).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+
+
+def error_line(error: BaseException, configs: Path) -> str | None:
+    """One line for an error of Hydra, OmegaConf or YAML, with the valid choices; None for anything else."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
+
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    available = groups(configs)
+    for e in chain:
+        if isinstance(e, YAMLError):
+            mark = getattr(e, "problem_mark", None)
+            where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
+            return f"{where}: not valid YAML ({getattr(e, 'problem', None) or _first(e)}); fix the file"
+        if isinstance(e, OverrideParseException):
+            return (
+                f"{e.override!r}: not a valid override ({_first(e)}); write key=value, and quote values with special "
+                "characters: \"key='a b'\""
+            )
+        if isinstance(e, MissingMandatoryValue) and (m := re.search(r"full_key: ([\w.]+)", str(e))):
+            return f"{m[1]}: a value is needed; give {m[1]}=VALUE"
+    text = " ".join(" ".join(str(e).split()) for e in chain)
+    if m := re.search(r"Could not find '([\w./-]+)/([\w.*-]+)'", text):
+        listed = next((e.options for e in chain if isinstance(e, MissingConfigException) and e.options), None)
+        return f"{m[1]}={m[2]}: no such option; {suggest(m[2], available.get(m[1]) or list(listed or []))}"
+    if m := re.search(r"(?:Could not load|Could not find) '([\w./-]+)'", text):
+        return f"{m[1]}: no such config; {suggest(m[1], sorted(available))}"
+    if m := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        key, _, value = m[1].partition("=")
+        return f"{m[1]}: several values; add -m to sweep over them, or write {key}=[{value}] or \"{key}='{value}'\""
+    if m := re.search(r"Config group override must be a string or a list", text):
+        return f"a group cannot be set to null; leave it out, or choose an option of: {', '.join(sorted(available))}"
+    if m := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text):
+        full = re.search(r"full_key: ([\w.\[\]-]+)", text)
+        path = full[1] if full else m[1]
+        kind = re.search(r"(?:object_type=|not in ')(\w+)", text)
+        choices = fields_at(path, kind[1] if kind else None) if "." in path else _top(available)
+        return f"{path}: unknown key; {suggest(m[1], choices)}"
+    if m := re.search(r"Could not (override|append to config|delete from config)[^']*'([\w./@-]+)'", text):
+        key = m[2]
+        if m[1].startswith("append"):
+            return f"+{key}: the key exists already; write {key}=VALUE without the plus sign"
+        return f"{key}: unknown key or group; {suggest(key, _top(available))}"
+    if m := re.search(r"full_key: ([\w.\[\]]+)", text):
+        first = next((_first(e) for e in chain if isinstance(e, OmegaConfBaseException)), _first(chain[-1]))
+        typed = re.search(r"could not be converted|not a valid|Invalid value", first)
+        return f"{m[1]}: {first}" + ("; give a value of the right type" if typed else "")
+    if any(isinstance(e, (HydraException, OmegaConfBaseException)) for e in chain):
+        return _first(chain[0])
+    return None
+
+
+def _top(available: dict[str, list[str]]) -> list[str]:
+    return sorted({*schema.schema_fields(schema.Config), *(g for g in available if "/" not in g)})
+
+
+def _first(error: BaseException) -> str:
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,189 @@
+"""The command line behind run.py: plan with Hydra, run every cell, keep going, say at the end what happened.
+
+Nothing heavy is imported before the whole plan is known to be good.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s0.cli.compose import CONFIGS, Plan, make_plan, parse_args
+from s0.cli.errors import error_line
+from s0.config import schema
+from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
+from s0.runtime.profiling import profiled
+from s0.sweep.work import Failure, Outcome, Sweep, show_failures, work
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # waiting threads must not spin: beside sandbox workers or other jobs they slow the run down a hundredfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    signal.signal(signal.SIGTERM, _terminate)
+    # our launcher files carry the plugins' names on purpose: the plugins' schemas then check their keys
+    warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
+    # peft asks transformers by the old name
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    try:
+        args = parse_args(sys.argv[1:] if argv is None else argv)
+        if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
+            return _hydra_says(args.argv)
+        if args.config_path or args.config_name or args.experimental_rerun:
+            raise ConfigError(
+                "-cp, -cn and --experimental-rerun: not supported; add a folder of configs with -cd FOLDER"
+            )
+        return run_plan(make_plan(args))
+    except KeyboardInterrupt as stop:
+        print("\ninterrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+    except S0Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
+def _hydra_says(argv: list[str]) -> int:
+    """Hydra's own answers: --help, --cfg, --info, shell completion."""
+    try:
+        _hydra_main(lambda cfg: None, argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except S0Error:
+        raise
+    except Exception as error:
+        raise ConfigError(error_line(error, CONFIGS) or str(error).splitlines()[0]) from error
+    return 0
+
+
+def _hydra_main(task: Callable[[Any], Any], argv: list[str]) -> None:
+    import hydra
+
+    schema.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; they are shown as one line
+    saved = sys.argv
+    sys.argv = [saved[0], *argv]
+    try:
+        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(task)()
+    finally:
+        sys.argv = saved
+
+
+def run_plan(plan: Plan) -> int:
+    """Run all cells where the plan says (here, workers of this machine, a cluster); print the end. Returns the exit code."""
+    start = time.monotonic()
+    first = plan.cells[0].config
+    if first["dry_run"]:
+        from s0.sweep.status import print_plan
+
+        print_plan(plan.cells)
+        return 0
+    if first["workers"] and plan.launcher != "basic":
+        raise ConfigError(f"workers={first['workers']}: only without hydra/launcher={plan.launcher}; drop one of them")
+    lost = ""
+    if plan.launcher != "basic":
+        sweep = Sweep.create(_folder(first), plan.cells)
+        lost = _launch(plan, sweep)
+    elif first["workers"]:
+        from s0.sweep.workers import run_pool
+
+        sweep = Sweep.create(_folder(first), plan.cells)
+        lost = run_pool(plan.cells, sweep, first["workers"])
+    else:
+        sweep = Sweep()
+        with profiled(first):
+            work(plan.cells, sweep)
+    known = [sweep.get(n) for n in range(len(plan.cells))]
+    if all(known) or plan.launcher == "basic":
+        sweep.remove()  # cluster jobs that still run or wait go on using it
+    outcomes = [o or _lost(plan, n, lost) for n, o in enumerate(known)]
+    return finish(plan, outcomes, Path(first["out"]), time.monotonic() - start)
+
+
+def _folder(config: dict[str, Any]) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+    return Path(config["store"]).resolve() / "sweeps" / name
+
+
+def _lost(plan: Plan, n: int, why: str) -> Outcome:
+    cell = plan.cells[n]
+    what = "its process died" if plan.launcher == "basic" else "its job failed, was cancelled, or still waits or runs"
+    message = f"no result: {what}{f' ({why})' if why else ''}"
+    return Outcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
+
+
+def _launch(plan: Plan, sweep: Sweep) -> str:
+    """Hand the jobs to the chosen Hydra launcher and wait. Returns why jobs were lost, "" if the launcher is content."""
+    task = remote_job(str(sweep.folder), os.getcwd())
+    try:
+        _hydra_main(task, plan.argv)
+    except Exception as error:
+        return " ".join((error_line(error, CONFIGS) or f"{type(error).__name__}: {error}").split())[:500]
+    return ""
+
+
+def remote_job(folder: str, home: str) -> Callable[[Any], None]:
+    """The function a launcher runs elsewhere, once per job. It carries all it needs: pickled, it forgets this module."""
+
+    def job(cfg: Any) -> None:
+        import os
+        from pathlib import Path
+
+        from hydra.core.hydra_config import HydraConfig
+
+        from s0.sweep.work import Sweep, work
+
+        if os.path.isdir(home):
+            os.chdir(home)  # relative store and record folders mean the same everywhere
+        overrides = sorted(HydraConfig.get().overrides.task)
+        sweep = Sweep(Path(folder))
+        try:
+            cells = sweep.plan()
+        except FileNotFoundError:  # a job requeued after all its work was done
+            print(f"{folder}: this sweep is over", flush=True)
+            return
+        work(cells, sweep, [n for n, c in enumerate(cells) if sorted(c.overrides) == overrides])
+
+    return job
+
+
+def finish(plan: Plan, outcomes: Sequence[Outcome], out: Path, seconds: float) -> int:
+    """Print and write the summary of all records, list all failures. Returns the exit code."""
+    from s0.storage.records import read_record
+
+    records = [read_record(Path(p)) for p in dict.fromkeys(p for o in outcomes for p in o.records)]
+    failures = [f for o in outcomes for f in o.failures]
+    if records:
+        from s0.report import summary_table, write_summary
+
+        print()
+        print(summary_table(records))
+        paths = write_summary(records, out)
+        print(f"\n{len(records)} record(s); written: {', '.join(str(p) for p in paths)}; {seconds:.0f} s", flush=True)
+    show_failures(failures)
+    if failures:
+        print(f"{len(failures)} failure(s) in {len(plan.cells)} cell(s); finished records are kept", file=sys.stderr)
+        return JobsFailed.exit_code if len(plan.cells) > 1 or records else failures[0].exit_code
+    empty = [r for r in records if r.status == "no_solutions"]
+    for r in empty:
+        print(
+            f"no training solution: {r.model} / {r.task} / seed {r.seed}: {r.error}; sample more "
+            "(task.samples_per_problem, task.temperature) or use a stronger model",
+            file=sys.stderr,
+        )
+    return NoTrainingSolutions.exit_code if empty else 0

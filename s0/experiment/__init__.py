@@ -1,0 +1,1 @@
+"""One cell of an experiment, from config to records."""

@@ -1,0 +1,145 @@
+"""Parts of a cell that need a paragraph each: choosing alpha on training problems, and what gets evaluated."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from s0.data import Problem
+from s0.experiment.cell import AlphaChoice, Cell, EvalRequest
+from s0.experiment.complete import adapter_key
+from s0.methods import Adapter, Training, TrainingSet
+from s0.methods.s0 import S0, S0Adapter
+from s0.state.initial import InitialState
+from s0.storage.records import Evaluation
+
+#: seed offset of the control's random direction, so that it shares nothing with other uses of the seed
+CONTROL_SEED = 7_919
+
+
+Folds = dict[int, list[tuple[TrainingSet, list[Problem]]]]
+
+
+def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, AlphaChoice], Folds]:
+    """How alpha is set per seed, and for "auto" the folds (a training set, the problems to evaluate it on) per seed.
+
+    "auto" is two-fold cross-validation over the training problems: a state learned on one half is evaluated greedily on
+    the other and the other way round, for every alpha of the grid; the best mean wins, the smallest alpha among equals.
+    The halves are drawn at random once for all seeds: benchmarks have structure in their order (minieval's domains
+    alternate, and halves by parity would have measured transfer between domains). Held-out problems play no part (the
+    published alphas were chosen on them). The folds are trained in the same batch as the final states; `decide_alphas`
+    does the rest.
+    """
+    method = cell.method
+    if not isinstance(method, S0):
+        alpha = cell.config["method"].get("alpha")
+        return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, {}
+    fixed = method.alpha(cell.subject.layout)
+    if fixed is not None:
+        source = "architecture default" if cell.config["method"]["alpha"] is None else "config"
+        return {s: AlphaChoice(fixed, source) for s in sets}, {}
+    shuffled = [p.id for p in cell.train_problems]
+    random.Random("folds of alpha=auto").shuffle(shuffled)
+    half = {problem_id: n % 2 for n, problem_id in enumerate(shuffled)}
+    folds: Folds = {}
+    for seed, one in sets.items():
+        folds[seed] = []
+        for fold in (0, 1):
+            part = [e for e in one.examples if half[e.problem_id] == fold]
+            others = [p for p in cell.train_problems if half[p.id] != fold]
+            if part and others:
+                folds[seed].append((TrainingSet(seed, part), others))
+    default = method.default_alpha(cell.subject.layout)
+    return {s: AlphaChoice(default, "architecture default (too few problems for auto)") for s in sets}, folds
+
+
+def trainings_of(cell: Cell, sets: dict[int, TrainingSet], folds: Folds) -> list[Training]:
+    """What a cell has to train: a state per seed, and one per fold."""
+    extra = [one for parts in folds.values() for one, _ in parts]
+    return [(cell.method, one) for one in [*sets.values(), *extra]]
+
+
+def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, trained: dict[str, Adapter]) -> None:
+    """Evaluate all folds of all seeds at every alpha in one batch and set each seed's choice."""
+    if not folds:
+        return
+    grid = sorted(set(cell.config["method"]["alpha_grid"]))
+    wanted: list[EvalRequest] = []
+    owners: list[tuple[int, float]] = []
+    for seed, parts in folds.items():
+        for fold, problems in parts:
+            key = adapter_key(cell.subject, cell.method, fold)
+            state = trained[key].state
+            assert state is not None
+            for a in grid:
+                wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)))
+                owners.append((seed, a))
+    passed: dict[tuple[int, float], list[bool]] = {}
+    for owner, evaluation in zip(owners, cell.evaluate(wanted), strict=True):
+        passed.setdefault(owner, []).extend(o.passed for o in evaluation.outcomes)
+    for seed in {s for s, _ in owners}:
+        scores = {a: sum(passed[seed, a]) / len(passed[seed, a]) for a in grid}
+        best = max(scores.values())
+        alpha = next(a for a in grid if scores[a] == best)
+        choices[seed] = AlphaChoice(alpha, "auto", {f"{a:g}": v for a, v in scores.items()})
+
+
+def _at(state: InitialState, alpha: float, cell: Cell) -> InitialState:
+    return state.replace(alpha=alpha, normalize=bool(cell.config["method"]["normalize"]))
+
+
+def evaluations_of(
+    cell: Cell,
+    seeds: list[int],
+    sets: dict[int, TrainingSet],
+    adapters: dict[int, Adapter],
+    alphas: dict[int, AlphaChoice],
+) -> dict[str, Any]:
+    """Baseline, tuned and control evaluations of all seeds, made together. With the greedy protocol the baseline is one
+    evaluation shared by all seeds (also by those without a solution); sampled, it has a seed of its own."""
+    t = cell.config["task"]
+    n, legacy = t["eval_samples"], t["legacy_padding"]
+    every = cell.config["seed"] if n == 1 else seeds
+    wanted: list[EvalRequest] = []
+    roles: list[tuple[str, int]] = []
+
+    def want(role: str, seed: int, label: str, **kw: Any) -> None:
+        wanted.append(EvalRequest(label, f"evaluate {role}", cell.heldout, n_samples=n, seed=seed, legacy=legacy, **kw))
+        roles.append((role, seed))
+
+    for seed in every if n > 1 else every[:1]:
+        want("baseline", seed, "baseline")
+    for seed in seeds if cell.method.name != "none" else []:
+        adapter = adapters[seed]
+        key = adapter_key(cell.subject, cell.method, sets[seed])
+        if adapter.state is None:
+            want("tuned", seed, cell.method.label(), adapter_key=key, adapter=adapter)
+            continue
+        alpha = alphas[seed].alpha
+        assert alpha is not None
+        assert isinstance(adapter, S0Adapter)
+        state = _at(adapter.state, alpha, cell)
+        want("tuned", seed, cell.method.label(), adapter_key=key, state=state)
+        if cell.config["method"]["control"]:
+            control = InitialState.random(
+                cell.subject.layout, state.norms(), seed + CONTROL_SEED, alpha=state.alpha, normalize=state.normalize
+            )
+            want("random_state", seed, "random state", adapter_key=f"random:{key}", state=control)
+    results = dict(zip(range(len(wanted)), cell.evaluate(wanted), strict=True))
+    out: dict[str, Any] = {"baseline": {}, "tuned": {}, "controls": {}, "baseline_key": {}}
+    for i, (role, seed) in enumerate(roles):
+        e: Evaluation = results[i]
+        if role == "random_state":
+            out["controls"].setdefault(seed, {})[role] = e
+            continue
+        out[role][seed] = e
+        if role == "baseline":
+            out["baseline_key"][seed] = wanted[i].log(cell)
+    if n == 1:
+        first = every[0]
+        for seed in every:
+            out["baseline"][seed] = out["baseline"][first]
+            out["baseline_key"][seed] = out["baseline_key"][first]
+    if cell.method.name == "none":
+        out["tuned"] = dict(out["baseline"])
+    return out

@@ -1,0 +1,98 @@
+"""Verdicts while generation goes on: each distinct (problem, answer) is graded once, on all sandbox workers, and stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from s0.data import Problem, Verdict, digest
+from s0.runtime.progress import bar
+from s0.storage.store import Store
+from s0.tasks.base import GradingItem, Task
+
+#: distinct answers graded per hand-over to the sandbox
+BATCH = 32
+
+
+class Grader:
+    """`submit` as completions arrive, `wait` when verdicts are needed, then `verdict`. Errors of the sandbox surface in
+    `wait` (or the next `submit`), never as a score."""
+
+    def __init__(self, task: Task, settings: dict[str, Any], sandbox: Callable[[], Any], store: Store):
+        # everything that determines a verdict besides the problem and the answer
+        key = digest(
+            {
+                "task": task.name,
+                "match": settings["match"],
+                "keep_distinct": settings["keep_distinct"],
+                "timeout": settings["grading_timeout_s"],
+                "isolated": not settings["allow_unisolated"],
+                "memory_mb": settings["memory_mb"],
+            }
+        )
+        self.task, self.log = task, store.log("verdicts", f"{task.name}-{key}")
+        self._sandbox = sandbox
+        self._known = self.log.refresh()
+        self._problem_keys: dict[str, str] = {}
+        self._queued: dict[str, GradingItem] = {}
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="grading")
+        self._futures: list[Future[None]] = []
+        self.seconds = 0.0
+
+    def key(self, problem: Problem, text: str) -> str:
+        if problem.id not in self._problem_keys:
+            self._problem_keys[problem.id] = digest([problem.id, problem.prompt, problem.reference])
+        return digest([self._problem_keys[problem.id], text], 32)
+
+    def submit(self, problem: Problem, text: str) -> None:
+        key = self.key(problem, text)
+        if key in self._known or key in self._running:
+            return
+        self._queued.setdefault(key, GradingItem(problem, text))
+        if len(self._queued) >= BATCH:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        for f in [f for f in self._futures if f.done()]:
+            f.result()
+            self._futures.remove(f)
+        if self._queued:
+            batch, self._queued = self._queued, {}
+            self._running |= set(batch)
+            self._futures.append(self._pool.submit(self._grade, batch))
+
+    def _grade(self, batch: dict[str, GradingItem]) -> None:
+        import time
+
+        start = time.monotonic()
+        verdicts = self.task.grade_many(list(batch.values()), self._sandbox())
+        infra = [v for v in verdicts if v.kind == "infra"]
+        if infra:
+            from s0.errors import SandboxError
+
+            raise SandboxError(f"grading failed {len(infra)} time(s): {infra[0].detail}; it is not scored: run again")
+        with self._lock:
+            self.log.append({k: v.to_json() for k, v in zip(batch, verdicts, strict=True)})
+        self.seconds += time.monotonic() - start
+
+    def wait(self) -> None:
+        """Until everything submitted is graded and stored. Raises SandboxError."""
+        self._hand_over()
+        if self._futures:
+            with bar("verify", len(self._futures), f"batches of up to {BATCH} answers", 1.0) as progress:
+                for f in self._futures:
+                    f.result()
+                    progress.advance()
+        self._futures.clear()
+        self._running.clear()
+        self._known = self.log.refresh()
+
+    def verdict(self, problem: Problem, text: str) -> Verdict:
+        return Verdict.from_json(self._known[self.key(problem, text)])
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""Recurrent kernels of the project's own, and who uses them when."""

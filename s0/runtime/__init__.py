@@ -1,0 +1,1 @@
+"""Process, progress, threads and environment."""

@@ -1,0 +1,1 @@
+"""Files, the content-addressed store, records and results."""
