@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from s0.data import Example
 from s0.errors import ConfigError
+from s0.state.cache import S0Cache, rows_of
 from s0.state.families import describe
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, S0Cache, rows_of, self_test
+from s0.state.inject import Injection, self_test
 
 if TYPE_CHECKING:
-    from s0.training.fit import FitConfig
+    from s0.training.jobs import FitConfig
 
 #: what a row may start from: a name, a weighted mix of names, a state outside the bank, or nothing
 Choice = str | Mapping[str, float] | InitialState | None
@@ -120,7 +121,7 @@ class StateBank:
         return rows_of(self.layout, self.choose(states))
 
     def cache(self, states: Sequence[Choice]) -> S0Cache:
-        """A fresh cache for a direct call `model(..., past_key_values=cache)`; pads need `s0.state.inject.exact_pads` as well."""
+        """A fresh cache for a direct call `model(..., past_key_values=cache)`; pads need `s0.state.pads.exact_pads` as well."""
         return S0Cache(self.layout, self.rows(states))
 
     @torch.no_grad()
@@ -182,7 +183,8 @@ class StateBank:
         Each row of a training batch starts from the state of its own name; the result equals separate training.
         Returns name -> loss per step. Raises what `s0.training.fit.fit_states` raises, S0Error for a state without effect.
         """
-        from s0.training.fit import FitJob, fit_states
+        from s0.training.fit import fit_states
+        from s0.training.jobs import FitJob
 
         with self._running:
             jobs = [FitJob(list(rows), config) for rows in examples.values()]

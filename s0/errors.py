@@ -6,6 +6,8 @@ line and exit with `exit_code`; a traceback is reserved for bugs.
 
 from __future__ import annotations
 
+import difflib
+
 
 class S0Error(Exception):
     """Base of all expected errors; `exit_code` is the process exit status an entry point uses for it."""
@@ -45,3 +47,9 @@ class JobsFailed(S0Error):
     """At least one cell of a run failed; the others are kept (exit code 4)."""
 
     exit_code = 4
+
+
+def suggest(word: str, choices: list[str]) -> str:
+    """' did you mean x?' with the nearest choice, and all choices."""
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(choices)}"

@@ -27,9 +27,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from s0.errors import ConfigError, S0Error
+from s0.state.cache import S0Cache, TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
-from s0.state.inject import S0Cache, TrainingCache, check_continuation, exact_pads
+from s0.state.pads import check_continuation, exact_pads
 
 PREFIX = "s0_"
 

@@ -26,7 +26,8 @@ from s0.errors import S0Error
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
 from s0.state.inject import Injection, self_test
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 
 @dataclass

@@ -34,12 +34,13 @@ from published_procedure import run_seed, train_one_by_one
 from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.experiment.checkpoint import Subject, versions
-from s0.runtime.environment import git_state
+from s0.experiment.checkpoint import Subject
+from s0.runtime.environment import git_state, versions
 from s0.state.initial import InitialState
 from s0.storage.files import write_json, write_text
 from s0.tasks import make_task
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 ALPHA = 0.45
 

@@ -28,12 +28,12 @@ import torch
 from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.experiment.checkpoint import versions
-from s0.runtime.environment import git_state
+from s0.runtime.environment import git_state, versions
 from s0.state.families import describe
 from s0.state.initial import InitialState
 from s0.storage.files import write_json
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen35_4b": {

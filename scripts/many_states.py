@@ -24,7 +24,7 @@ from s0.data import Example
 from s0.errors import ConfigError, S0Error
 from s0.tiny import benchmark, models
 from s0.tiny.grammar import MODES, Answer, Request, sample_answer
-from s0.training.fit import FitConfig
+from s0.training.jobs import FitConfig
 
 TASKS = {"body": "code", "prose": "explain", "fence": "fenced code", "stub": "stub"}
 

@@ -26,9 +26,10 @@ import torch.nn.functional as F
 
 from s0.data import Example, Problem
 from s0.experiment.checkpoint import Subject
+from s0.state.cache import TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, TrainingCache
+from s0.state.inject import Injection
 from s0.tasks import make_task
 
 

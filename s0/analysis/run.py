@@ -15,10 +15,10 @@ from typing import Any
 from s0.analysis.alpha import predict_alpha
 from s0.analysis.persistence import persistence
 from s0.analysis.probe import probe
-from s0.config.schema import suggest
-from s0.errors import ConfigError, DataError
-from s0.experiment.cell import Cell, EvalRequest, Lab
-from s0.experiment.complete import adapter_key, train
+from s0.errors import ConfigError, DataError, suggest
+from s0.experiment.cell import Cell, EvalRequest
+from s0.experiment.lab import Lab
+from s0.experiment.learn import adapter_key, train
 from s0.methods import TrainingSet
 from s0.state.initial import InitialState
 from s0.storage.records import Record

@@ -11,69 +11,17 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from s0.cli.errors import error_line, groups
 from s0.config import schema
-from s0.config.schema import suggest
-from s0.errors import ConfigError
+from s0.config.registry import ANALYSES
+from s0.errors import ConfigError, suggest
 from s0.paths import CONFIGS
-
-#: the embedded stand-ins of `scale=tiny`
-TINY = {
-    "model": {
-        "qwen35_08b": "tiny_gdn",
-        "qwen35_2b": "tiny_gdn",
-        "qwen35_4b": "tiny_gdn",
-        "qwen35_9b": "tiny_gdn",
-        "falcon_h1_7b": "tiny_mamba2",
-        "qwen25_3b": "tiny_transformer",
-    },
-    "task": {"humaneval": "minieval"},
-}
-
-#: what `analysis` may be: the keys of s0.analysis.run.ANALYSES, which is too heavy to import for a check
-ANALYSES = ("persistence", "alpha_prediction", "probe")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One cell to run: its resolved config, the overrides of the job it belongs to, and those that compose it alone."""
-
-    config: dict[str, Any]
-    overrides: list[str]
-    alone: list[str]
-    #: overrides it was composed from, and those of them that tell it from the plan's other cells
-    own: list[str] = field(default_factory=list)
-    note: str = ""
-
-    def label(self) -> str:
-        """model / task / method and what tells it from its neighbours, as a reader names the cell."""
-        c = self.config
-        name = c["model"]["name"] or Path(str(c["model"]["path"])).name
-        return f"{name} / {c['task']['name']} / {c['method']['name']}{self.note}"
-
-    @property
-    def command(self) -> str:
-        return _command(self.alone)
-
-    def rerun(self, seeds: list[int]) -> str:
-        """The command that runs this cell alone for these seeds."""
-        if seeds == self.config["seed"]:
-            return self.command
-        chosen = f"seed={seeds[0]}" if len(seeds) == 1 else f"seed=[{','.join(map(str, seeds))}]"
-        return _command([*(o for o in self.alone if key_of(o) != "seed"), chosen])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All cells of a command (`argv`). `launcher` is "basic" or the chosen `hydra/launcher`."""
-
-    cells: list[Planned]
-    argv: list[str]
-    launcher: str = "basic"
+from s0.sweep.plan import Plan, Planned, key_of
+from s0.tiny.standins import TINY
 
 
 class _Parser(argparse.ArgumentParser):
@@ -240,14 +188,6 @@ def resolved(composed: Any) -> dict[str, Any]:
         if not isinstance(plain.get(group), dict):
             raise ConfigError(f"{group}: missing; leave out ~{group} or choose one with {group}=OPTION")
     return schema.resolve({str(k): v for k, v in plain.items()})
-
-
-def key_of(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _command(overrides: list[str]) -> str:
-    return " ".join(["python run.py", *(shlex.quote(o) for o in overrides)])
 
 
 def shrink(override: str, scale: str) -> str:

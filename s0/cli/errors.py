@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s0.config import schema
-from s0.config.schema import suggest
+from s0.errors import suggest
 
 
 def groups(configs: Path) -> dict[str, list[str]]:

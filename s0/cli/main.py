@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from s0.cli.compose import CONFIGS, Plan, make_plan, parse_args
+from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.errors import error_line
 from s0.config import schema
 from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
-from s0.sweep.work import Failure, Outcome, Sweep, show_failures, work
+from s0.sweep.failures import Failure, show_failures
+from s0.sweep.ledger import Outcome, Sweep
+from s0.sweep.plan import Plan
+from s0.sweep.work import work
 
 
 class Terminated(KeyboardInterrupt):
@@ -146,7 +149,8 @@ def remote_job(folder: str, home: str) -> Callable[[Any], None]:
 
         from hydra.core.hydra_config import HydraConfig
 
-        from s0.sweep.work import Sweep, work
+        from s0.sweep.ledger import Sweep
+        from s0.sweep.work import work
 
         if os.path.isdir(home):
             os.chdir(home)  # relative store and record folders mean the same everywhere

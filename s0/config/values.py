@@ -6,8 +6,7 @@ import math
 import re
 from typing import Any
 
-from s0.config.schema import suggest
-from s0.errors import ConfigError
+from s0.errors import ConfigError, suggest
 
 
 def _number(config: dict[str, Any], key: str, low: float, high: float = float("inf"), integer: bool = False) -> None:

@@ -22,9 +22,9 @@ from s0.engines.slots import Prefix, SlotCache, harvest, round_up, row_bytes
 from s0.engines.step import SIZES, Key, Step, smallest_batch
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.runtime.parallel import fewer_threads, in_lanes, keep_freed_memory, lanes_for
+from s0.state.cache import S0Cache, rows_of
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
-from s0.state.inject import S0Cache, rows_of
 
 #: on CPU, prompts of equal length are prefilled in batches of one fixed size up to this many tokens, longer ones alone
 CPU_PREFILL = 512

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from s0.data import digest
 from s0.errors import ConfigError, DataError
 from s0.paths import EMBEDDED_MODELS
+from s0.runtime.environment import versions
 from s0.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -80,17 +80,6 @@ def _hash_files(files: list[Path], cache: Path | None) -> str:
     if cache and changed:
         write_json(cache, known)
     return total.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages a result depends on."""
-    found = {}
-    for name in ("torch", "transformers", "tokenizers", "numpy", "scipy", "peft", "flash-linear-attention", "s0"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class Subject:

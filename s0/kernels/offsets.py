@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s0.errors import ArchitectureError, S0Error
-from s0.kernels.delta_rule import fp32_kernel, patching, route
+from s0.kernels.routing import fp32_kernel, patching, route
 from s0.state.families import Layout
-from s0.state.inject import _local_mask
+from s0.state.pads import _local_mask
 
 #: kind of recurrence -> names of (chunked, one-token, fused or None) kernels in transformers' modeling files
 KERNELS: dict[str, tuple[str, str, str | None]] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from s0.config.schema import METHODS, suggest
-from s0.errors import ConfigError
-from s0.methods.base import Adapter, Curve, FitContext, Method, Training, TrainingSet
+from s0.config.registry import METHODS
+from s0.errors import ConfigError, suggest
+from s0.methods.base import Adapter, Method, Training
+from s0.training.jobs import Curve, FitContext, TrainingSet
 
 _CLASSES = {
     "none": "s0.methods.none:NoMethod",

@@ -12,47 +12,18 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from s0.data import Example
 from s0.state.initial import InitialState
-from s0.training.fit import FitJob, FitResult, fit_states, truncate
+from s0.training.batches import truncate
+from s0.training.fit import fit_states
+from s0.training.jobs import Curve, FitContext, FitJob, FitResult, TrainingSet
 
 #: what an adapter costs at inference: nothing, nothing after merging, work at every step, or longer prompts
 CostClass = Literal["none", "merge", "per-step", "extra tokens"]
-
-
-@dataclass
-class FitContext:
-    """What a method may use. `progress(step, n_steps, losses)` after each step; `resume`/`on_step` as in s0.training.fit."""
-
-    model: Any
-    tokenizer: Any
-    #: s0.state.families.Layout, or None for a model without recurrent layers
-    layout: Any
-    token_budget: int | None = None
-    checkpointing: bool = False
-    progress: Callable[[int, int, list[float]], None] | None = None
-    resume: dict[str, Any] | None = None
-    on_step: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    seed: int
-    examples: list[Example]
-
-
-@dataclass
-class Curve:
-    """Loss and gradient norm before each step's update."""
-
-    losses: list[float] = field(default_factory=list)
-    grad_norms: list[float] = field(default_factory=list)
 
 
 class Adapter(abc.ABC):

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import ArchitectureError, ConfigError, StoreError
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet
+from s0.methods.base import Adapter, CostClass, Method
 from s0.state.families import ATTENTION_TARGETS
 from s0.storage.files import atomic_path, write_json
+from s0.training.jobs import Curve, FitContext, TrainingSet
 from s0.training.loop import Trainee, text_model, train_each, zero_state
 
 _PREFIX = "base_model.model."

@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 from typing import Any, ClassVar
 
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet, unchanged
+from s0.methods.base import Adapter, CostClass, Method, unchanged
 from s0.storage.files import write_json
+from s0.training.jobs import Curve, FitContext, TrainingSet
 
 
 class NoAdapter(Adapter):

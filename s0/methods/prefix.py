@@ -21,8 +21,9 @@ from transformers.cache_utils import DynamicLayer
 
 from s0.engines.slots import SlotCache
 from s0.errors import ArchitectureError, S0Error, StoreError
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, Method, TrainingSet
+from s0.methods.base import Adapter, CostClass, Method
 from s0.storage.files import atomic_path, write_json
+from s0.training.jobs import Curve, FitContext, TrainingSet
 from s0.training.loop import Trainee, train_each
 
 #: layer -> (keys, values), each [kv heads, virtual tokens, head dim]

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from s0.errors import ArchitectureError, ConfigError
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
+from s0.methods.base import Adapter, CostClass, JobMethod
+from s0.state.cache import S0Cache
 from s0.state.families import Layout
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, S0Cache
+from s0.state.inject import Injection
 from s0.storage.files import write_json
-from s0.training.fit import FitConfig, FitJob, FitResult
+from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, FitResult, TrainingSet
 
 
 def choose_layers(layout: Layout, wanted: Any) -> tuple[int, ...]:

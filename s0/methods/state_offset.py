@@ -18,12 +18,12 @@ from torch import Tensor
 
 from s0.errors import ArchitectureError, ConfigError, StoreError
 from s0.kernels.offsets import Offsets
-from s0.methods.base import Adapter, CostClass, Curve, FitContext, JobMethod, TrainingSet
+from s0.methods.base import Adapter, CostClass, JobMethod
 from s0.methods.s0 import choose_layers
+from s0.state.cache import TrainingCache
 from s0.state.families import Layout, describe, device_of_layer
-from s0.state.inject import TrainingCache
 from s0.storage.files import atomic_path, write_json
-from s0.training.fit import FitConfig, FitJob, FitResult
+from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, FitResult, TrainingSet
 
 
 class OffsetAdapter(Adapter):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import platform
+import importlib.metadata
 import subprocess
 from typing import Any
 
-from s0.experiment.checkpoint import Subject, versions
 from s0.paths import ROOT
 
 
@@ -29,22 +28,12 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def describe_environment(subject: Subject, lab: Any, engine: Any, command: str) -> dict[str, Any]:
-    """commit, dirty, versions, device, threads, isolation tier, platform, determinism and the command line."""
-    import torch
-
-    cuda = subject.device.startswith("cuda")
-    return {
-        **git_state(),
-        "versions": versions(),
-        "python": platform.python_version(),
-        "device": subject.device,
-        "device_name": subject.device_name,
-        "n_threads": torch.get_num_threads(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "isolation": lab.tier(),
-        "engine": dict(engine.notes),
-        # CUDA matrix products and scatter-adds choose kernels by shape: repeated runs agree closely, not bit for bit
-        "deterministic": not cuda,
-        "command": command,
-    }
+def versions() -> dict[str, str]:
+    """Installed versions of the packages a result depends on."""
+    found = {}
+    for name in ("torch", "transformers", "tokenizers", "numpy", "scipy", "peft", "flash-linear-attention", "s0"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

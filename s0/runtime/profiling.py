@@ -5,23 +5,14 @@ from __future__ import annotations
 import contextlib
 import cProfile
 import pstats
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s0.errors import S0Error
 from s0.storage.files import write_text
 
 if TYPE_CHECKING:
-    from s0.storage.records import Record
-
-
-class OverfitFailed(S0Error):
-    """Training could not fit one batch: the loss did not fall far enough, so something in training is broken."""
-
-
-#: an overfitting run must end below this fraction of its first loss
-OVERFIT_FRACTION = 0.5
+    pass
 
 
 @contextlib.contextmanager
@@ -52,19 +43,3 @@ def profiled(config: dict[str, Any]) -> Iterator[None]:
         order = "self_cuda_time_total" if device else "self_cpu_time_total"
         write_text(out / "profile_ops.txt", averages.table(sort_by=order, row_limit=60) + "\n")
         print(f"profile: {out}/profile.prof, profile.txt (Python), profile_ops.txt (torch operators)", flush=True)
-
-
-def check_overfit(records: Sequence[Record]) -> None:
-    """Print first and last loss of each record, and raise OverfitFailed unless every loss fell below half."""
-    for r in records:
-        losses = r.training.losses
-        if not losses:
-            raise OverfitFailed(
-                f"debug.overfit: seed {r.seed} was not trained ({r.error or 'this method does not train'})"
-            )
-        print(f"  overfit: seed {r.seed}, loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps", flush=True)
-        if not losses[-1] < OVERFIT_FRACTION * losses[0]:
-            raise OverfitFailed(
-                f"debug.overfit: seed {r.seed}: loss {losses[0]:.4f} -> {losses[-1]:.4f}, not below "
-                f"{OVERFIT_FRACTION:g} of the first; raise method.lr or method.n_steps, or look for a bug in training"
-            )

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from s0.state.cache import S0Cache as S0Cache
     from s0.state.families import Layout as Layout
     from s0.state.families import describe as describe
     from s0.state.initial import InitialState as InitialState
     from s0.state.inject import Injection as Injection
-    from s0.state.inject import S0Cache as S0Cache
 
 #: loaded on first use: importing a submodule must not cost the others
 _LAZY = {

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import S0Error
+from s0.state.cache import S0Cache, TrainingCache, rows_of
 from s0.state.families import Layout
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, S0Cache, TrainingCache, rows_of
+from s0.state.inject import Injection
 
 #: largest difference between logits that count as equal in float32
 TOLERANCE = 1e-4

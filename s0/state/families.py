@@ -43,7 +43,7 @@ class Family:
     pad_gates      mixer -> projections to rewrite at pads so that a pad is an identity step (decay 1, write 0)
     lora_targets   module names the LoRA baseline adapts (published for qwen3_5 and falcon_h1, by analogy elsewhere)
     pad_decay      mixer -> log decay [heads] that a pad still causes with closed gates, or None where it causes none;
-                   S0 is scaled up by its inverse beforehand (`s0.state.inject.exact_pads`)
+                   S0 is scaled up by its inverse beforehand (`s0.state.pads.exact_pads`)
     padding_refused  mixer -> reason why a padded batch of this very model cannot be exact, or None
     """
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from s0.errors import ArchitectureError
+from s0.state.cache import S0Cache, rows_of
 from s0.state.families import Layout
 from s0.state.initial import InitialState
-from s0.state.inject import S0Cache, rows_of
 
 
 def _delta_reader(mixer: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

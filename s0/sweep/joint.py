@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s0.cli.compose import Planned
 from s0.data import digest
 from s0.experiment.alpha import choose_alphas, trainings_of
-from s0.experiment.cell import Cell, Lab
-from s0.experiment.complete import FUSED, context, learn
+from s0.experiment.cell import Cell
+from s0.experiment.lab import Lab
+from s0.experiment.learn import FUSED, context, learn
 from s0.methods import Training, TrainingSet, make_method
 from s0.storage.records import find_record
+from s0.sweep.plan import Planned
 
 #: sections that cells trained together share: everything that decides what is sampled, verified, and fitted at once
 SHARED = ("model", "task", "engine", "sandbox", "train", "store")

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s0.cli.compose import Planned
-from s0.config.schema import config_hash
+from s0.config.resolve import config_hash
+from s0.config.seeds import ranges
 from s0.errors import StoreError
 from s0.storage.records import Record, find_records, read_record
 from s0.storage.store import Store
-from s0.sweep.work import claim_name
+from s0.sweep.ledger import claim_name
+from s0.sweep.plan import Planned
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,6 @@ def print_status(cells: Sequence[Planned]) -> int:
             sums[name] += len(getattr(state, name))
     print(f"{len(cells)} cell(s): " + ", ".join(f"{count} {name}" for name, count in sums.items()))
     return int(sums["done"] < sum(sums.values()))
-
-
-def ranges(seeds: Sequence[int]) -> str:
-    """0..4,7 for [0, 1, 2, 3, 4, 7]."""
-    out: list[list[int]] = []
-    for s in sorted(seeds):
-        if out and s == out[-1][-1] + 1:
-            out[-1].append(s)
-        else:
-            out.append([s])
-    return ",".join(f"{r[0]}..{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in out)
 
 
 def duration(seconds: float | None) -> str:

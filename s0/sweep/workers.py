@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from s0.cli.compose import Planned
 from s0.errors import ConfigError
 from s0.paths import ROOT
-from s0.sweep.work import Sweep, work
+from s0.sweep.ledger import Sweep
+from s0.sweep.plan import Planned
+from s0.sweep.work import work
 
 #: a cell that killed so many processes is not tried again
 MAX_ATTEMPTS = 3

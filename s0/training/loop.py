@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import S0Error
-from s0.kernels.delta_rule import cpu_kernels
-from s0.methods.base import Curve, FitContext, TrainingSet
+from s0.kernels.routing import cpu_kernels
 from s0.runtime.parallel import in_lanes, lanes_for
-from s0.state.inject import TrainingCache
-from s0.training.fit import Batch, FitConfig, FitJob, make_batches, recompute_layers, token_losses
-from s0.training.fit import logits_at as scored_positions
+from s0.state.cache import TrainingCache
+from s0.training.batches import Batch, make_batches
+from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, TrainingSet
+from s0.training.passes import _frozen, recompute_layers, token_losses
+from s0.training.passes import logits_at as scored_positions
 
 
 @dataclass
@@ -147,18 +148,3 @@ def _train(
             if ctx.on_step:
                 ctx.on_step(at, snapshot)
     return curve
-
-
-@contextlib.contextmanager
-def _frozen(model: nn.Module) -> Any:
-    """The model in eval mode with no parameter asking for gradients; both are restored afterwards."""
-    training, flags = model.training, [(p, p.requires_grad) for p in model.parameters()]
-    model.eval()
-    for p, _ in flags:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train(training)
-        for p, flag in flags:
-            p.requires_grad_(flag)

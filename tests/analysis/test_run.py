@@ -9,7 +9,8 @@ import pytest
 from s0.analysis.run import ANALYSES, analyse
 from s0.config import schema
 from s0.errors import ConfigError
-from s0.experiment.cell import Lab, run_cell
+from s0.experiment.lab import Lab
+from s0.experiment.run import run_cell
 from s0.storage.results import read_result
 from s0.storage.store import Store
 

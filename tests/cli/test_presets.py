@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from s0.cli.compose import ANALYSES, CONFIGS, Plan, groups, make_plan, parse_args
+from s0.cli.compose import CONFIGS, groups, make_plan, parse_args
+from s0.config.registry import ANALYSES
+from s0.sweep.plan import Plan
 from s0.sweep.status import print_plan, print_status
 
 GROUPS = groups(CONFIGS)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from s0.cli.compose import Planned, make_plan, parse_args
-from s0.config.schema import EMBEDDED
+from s0.cli.compose import make_plan, parse_args
 from s0.errors import ConfigError
 from s0.experiment.checkpoint import EMBEDDED as FOLDER
+from s0.sweep.plan import Planned
+from s0.tiny.standins import EMBEDDED
 
 
 def cell(*argv: str) -> Planned:

@@ -11,7 +11,8 @@ from s0.engines.hf import HFEngine
 from s0.state.families import describe
 from s0.state.initial import InitialState
 from s0.state.random_models import build
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

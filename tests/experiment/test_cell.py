@@ -12,8 +12,9 @@ import torch
 
 from s0.cli.compose import make_plan, parse_args
 from s0.errors import ArchitectureError, ConfigError, DataError
-from s0.experiment.cell import Lab, run_cell
 from s0.experiment.checkpoint import EMBEDDED
+from s0.experiment.lab import Lab
+from s0.experiment.run import run_cell
 from s0.storage.records import Record, find_record, fingerprint, read_record
 from s0.storage.store import Store
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
-from s0.kernels.delta_rule import LONGEST, _Chunk, cpu_kernels, gated_delta_rule
+from s0.kernels.delta_rule import LONGEST, _Chunk, gated_delta_rule
+from s0.kernels.routing import cpu_kernels
+from s0.state.cache import TrainingCache
 from s0.state.families import describe
-from s0.state.inject import TrainingCache
 from s0.state.random_models import build
 
 reference = inspect.unwrap(modeling_qwen3_5.torch_chunk_gated_delta_rule)

@@ -131,7 +131,7 @@ def test_delta_rule_adds_nothing_at_pads() -> None:
     tokens = torch.ones(2, 12, dtype=torch.bool)
     tokens[0, :5] = False
     x["beta"] = x["beta"] * tokens[..., None]
-    x["g"] = x["g"] * tokens[..., None]  # closed gates, as s0.state.inject.exact_pads makes them
+    x["g"] = x["g"] * tokens[..., None]  # closed gates, as s0.state.pads.exact_pads makes them
     out, state = _call(delta_chunk, qwen, qwen.torch_chunk_gated_delta_rule, x, "accumulate", tokens)
     short = {n: t if n in ("o", "initial_state") else t[:, 5:] for n, t in x.items()}
     want, final = _delta_reference(short, "accumulate", None)

@@ -10,10 +10,12 @@ import torch
 from s0.bank import StateBank
 from s0.data import Example
 from s0.errors import ArchitectureError, ConfigError, S0Error
+from s0.state.cache import TrainingCache
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, TrainingCache
+from s0.state.inject import Injection
 from s0.state.random_models import build
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 GENERATE = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
 PROMPTS = [[5], [7, 8, 9], [11, 12, 13, 14, 15, 16], [3, 4]]

@@ -143,7 +143,8 @@ def _loss(model, ids):
 def test_trains_to_the_states_the_fused_trainer_finds():
     """A plain torch loop through PEFT equals the project's own training."""
     from s0.data import Example
-    from s0.training.fit import FitConfig, FitJob, fit_states
+    from s0.training.fit import fit_states
+    from s0.training.jobs import FitConfig, FitJob
 
     model = build("qwen3_5")
     layout = describe(model)

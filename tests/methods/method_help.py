@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s0.config.schema import resolve_method
+from s0.config.resolve import resolve_method
 from s0.data import Example
 from s0.errors import ArchitectureError
 from s0.methods import FitContext, Method, TrainingSet, make_method

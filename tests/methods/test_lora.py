@@ -14,9 +14,9 @@ from method_help import MODELS, context, method, model_of, sets, tokens
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.methods.base import TrainingSet
 from s0.methods.lora import attached, parameters_per_rank, resolve_rank, target_modules
-from s0.state.inject import TrainingCache
+from s0.state.cache import TrainingCache
+from s0.training.jobs import TrainingSet
 
 
 def _fit(model: Any, **settings: Any) -> Any:

@@ -13,7 +13,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from s0.config.schema import METHODS, register, resolve, resolve_method
+from s0.config.registry import METHODS, register
+from s0.config.resolve import resolve, resolve_method
 from s0.state.families import ATTENTION_TARGETS, DEFAULT_ALPHA, FAMILIES
 
 ROOT = Path(__file__).parents[2]

@@ -16,11 +16,13 @@ from s0.engines import make_engine
 from s0.engines.base import Request
 from s0.errors import ArchitectureError, S0Error
 from s0.kernels.offsets import KERNELS, Offsets
+from s0.state.cache import S0Cache, TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, S0Cache, TrainingCache
+from s0.state.inject import Injection
 from s0.state.random_models import SPECIMENS, build
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 
 def _offsets(layout: Layout, rows: int = 1, scale: float = 0.3) -> dict[int, Tensor]:

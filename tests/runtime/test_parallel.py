@@ -15,7 +15,8 @@ import s0.training.fit
 from s0.runtime.parallel import fewer_threads, in_lanes, lanes_for
 from s0.state.families import describe
 from s0.state.random_models import build
-from s0.training.fit import FitConfig, FitJob, fit_states
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import torch
 from transformers import DynamicCache
 
 from s0.errors import ArchitectureError, S0Error
+from s0.state.cache import S0Cache, TrainingCache, is_fresh, rows_of, seed_cache
 from s0.state.families import describe
 from s0.state.initial import InitialState
-from s0.state.inject import Injection, S0Cache, TrainingCache, exact_pads, is_fresh, rows_of, seed_cache, self_test
+from s0.state.inject import Injection, self_test
+from s0.state.pads import exact_pads
 from s0.state.random_models import build
 
 GDN, MAMBA2 = "qwen3_5", "falcon_h1 (gated norm, biases, time-step floor)"

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from s0.cli.compose import Planned, make_plan, parse_args
+from s0.cli.compose import make_plan, parse_args
 from s0.errors import ConfigError
 from s0.storage.store import Store
-from s0.sweep.work import Failure, Outcome, Sweep, claim_name, claimed, failed_path, work
+from s0.sweep.failures import Failure, failed_path
+from s0.sweep.ledger import Outcome, Sweep, claim_name, claimed
+from s0.sweep.plan import Planned
+from s0.sweep.work import work
 from s0.sweep.workers import devices, environments
 
 

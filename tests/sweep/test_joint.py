@@ -16,10 +16,12 @@ import s0.experiment.complete
 import s0.methods.base
 import s0.sweep.joint
 import s0.training.fit
-from s0.cli.compose import Planned, make_plan, parse_args
+from s0.cli.compose import make_plan, parse_args
 from s0.storage.records import read_record
 from s0.storage.store import Store
-from s0.sweep.work import Sweep, work
+from s0.sweep.ledger import Sweep
+from s0.sweep.plan import Planned
+from s0.sweep.work import work
 
 from conftest import check_sweep  # isort: skip
 

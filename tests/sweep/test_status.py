@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from s0.cli.compose import Planned, make_plan, parse_args
-from s0.config.schema import config_hash
+from s0.cli.compose import make_plan, parse_args
+from s0.config.resolve import config_hash
+from s0.config.seeds import ranges
 from s0.storage.records import Record, TrainingSummary, write_record
 from s0.storage.store import Store
-from s0.sweep.status import Index, duration, print_plan, print_status, ranges
-from s0.sweep.work import claim_name, failed_path, write_failed
+from s0.sweep.failures import failed_path, write_failed
+from s0.sweep.ledger import claim_name
+from s0.sweep.plan import Planned
+from s0.sweep.status import Index, duration, print_plan, print_status
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ from wandb_server import wandb_server
 
 from s0.data import Outcome, Verdict
 from s0.storage.records import Evaluation, Record, TrainingSummary
-from s0.tracking.wandb import TrackingError, mode, problem_rows, summary, tags, track
+from s0.tracking.base import TrackingError, track
+from s0.tracking.wandb import mode, problem_rows, summary, tags
 
 pytest.importorskip("wandb", reason="wandb is not installed (pip install 's0[wandb]')")
 

@@ -16,7 +16,9 @@ from s0.errors import ConfigError, S0Error
 from s0.state.families import describe
 from s0.state.initial import InitialState
 from s0.state.random_models import build
-from s0.training.fit import PASS_TOKENS, FitConfig, FitJob, fit_states, make_batches, pack, truncate
+from s0.training.batches import PASS_TOKENS, make_batches, pack, truncate
+from s0.training.fit import fit_states
+from s0.training.jobs import FitConfig, FitJob
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

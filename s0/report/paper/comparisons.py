@@ -8,9 +8,10 @@ from s0 import stats
 from s0.report.aggregate import Row, method_label
 from s0.report.formats import MISSING, Table, number, p_text, spread
 from s0.report.paper import columns as c
-from s0.report.paper.context import EMBEDDED, NOT_RUN, STAND_IN, Built, Context, method_name, model_name
+from s0.report.paper.context import EMBEDDED, NOT_RUN, Built, Context, method_name, model_name
 from s0.report.series import layer_ablation, method_setting
 from s0.storage.records import Record
+from s0.tiny.standins import STAND_IN
 
 EMBEDDED_NOTE = "Embedded: the tiny stand-in on minieval; it repeats the protocol, not the published numbers."
 

@@ -14,13 +14,12 @@ from s0.report.aggregate import Row, aggregate, load_records, method_label
 from s0.report.formats import Table
 from s0.storage.records import Record
 from s0.storage.results import AnalysisResult, find_results
+from s0.tiny.standins import STAND_IN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOT_RUN = "not run"
-#: published model -> embedded model of the same kind of recurrence, which stands in for it at scale=tiny
-STAND_IN = {"qwen35_4b": "tiny_gdn", "falcon_h1_7b": "tiny_mamba2", "qwen25_3b": "tiny_transformer"}
 EMBEDDED = frozenset(STAND_IN.values())
 MODEL_NAMES = {
     "qwen35_08b": "Qwen3.5-0.8B",

@@ -9,13 +9,14 @@ import numpy as np
 from s0 import stats
 from s0.report.formats import MISSING, Table, number, spread
 from s0.report.paper.comparisons import EMBEDDED_NOTE
-from s0.report.paper.context import NOT_RUN, STAND_IN, Built, Context, model_name
+from s0.report.paper.context import NOT_RUN, Built, Context, model_name
 from s0.report.paper.curves import not_run
 from s0.report.paper.mechanism import SHADES
 from s0.report.plots import COLOURS, new_figure
 from s0.report.series import alpha_curve, best_alpha
 from s0.stats import MeanStd
 from s0.storage.results import AnalysisResult
+from s0.tiny.standins import STAND_IN
 
 
 def _by_model(results: Sequence[AnalysisResult]) -> dict[str, list[AnalysisResult]]:

@@ -12,10 +12,11 @@ from s0.analysis.divergence import Divergence, Flip, cdf, flips, summarise
 from s0.report.aggregate import Row
 from s0.report.formats import MISSING, Table, number, p_text
 from s0.report.paper.comparisons import EMBEDDED_NOTE
-from s0.report.paper.context import NOT_RUN, STAND_IN, Built, Context, method_name, model_name
+from s0.report.paper.context import NOT_RUN, Built, Context, method_name, model_name
 from s0.report.paper.curves import not_run
 from s0.report.plots import COLOURS, colour, new_figure
 from s0.stats import MeanStd
+from s0.tiny.standins import STAND_IN
 
 SHADES = {"tiny_gdn": COLOURS["s0"], "tiny_mamba2": COLOURS["lora"], "qwen35_4b": "#009E73", "falcon_h1_7b": "#D55E00"}
 

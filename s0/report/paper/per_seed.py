@@ -10,8 +10,9 @@ from s0 import stats
 from s0.report.aggregate import method_label
 from s0.report.formats import MISSING, Table, number, spread
 from s0.report.paper.comparisons import EMBEDDED_NOTE, labels_of
-from s0.report.paper.context import NOT_RUN, STAND_IN, Built, Context, method_name, model_name
+from s0.report.paper.context import NOT_RUN, Built, Context, method_name, model_name
 from s0.storage.records import Evaluation, Record
+from s0.tiny.standins import STAND_IN
 
 KS = (1, 5, 10)
 

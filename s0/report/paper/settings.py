@@ -8,10 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from s0 import stats
-from s0.config.schema import METHODS
+from s0.config.registry import METHODS
 from s0.report.formats import MISSING, Table, p_text
-from s0.report.paper.context import STAND_IN, Built, Context, method_name
+from s0.report.paper.context import Built, Context, method_name
 from s0.state.families import DEFAULT_ALPHA
+from s0.tiny.standins import STAND_IN
 
 _SHOWN = ("n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "lora_alpha", "mode",
           "n_virtual_tokens", "projection")  # fmt: skip

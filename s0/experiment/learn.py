@@ -1,0 +1,143 @@
+"""Training as a stage: stored adapters are read, missing ones learned together, by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s0.data import digest
+from s0.errors import ArchitectureError
+from s0.experiment.checkpoint import Subject
+from s0.methods import Adapter, FitContext, Method, Training, TrainingSet
+from s0.runtime.progress import bar
+from s0.storage.store import Store
+
+#: one fit learns at most so many states, of so many numbers in all: about five fp32 copies of them lie in memory (11 GB)
+FUSED, FUSED_NUMBERS = 64, 2**29
+
+
+def adapter_key(subject: Subject, method: Method, one: TrainingSet) -> str:
+    """Everything that determines a trained adapter: model, settings, seed of initialisation, and the examples."""
+    return digest(
+        {
+            "model": subject.key,
+            "method": method.determinants(),
+            "seed": one.seed,
+            "examples": [[e.problem_id, e.prompt_ids, e.completion_ids] for e in one.examples],
+        },
+        24,
+    )
+
+
+def train(
+    store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]
+) -> dict[str, Adapter]:
+    """Adapters by key for all trainings: stored ones are loaded, the others learned together and stored (see `learn`)."""
+    learn(store, subject, trainings, settings)
+    ctx = context(subject, settings)
+    keyed = {adapter_key(subject, method, one): method for method, one in trainings}
+    return {k: method.load(ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
+
+
+def learn(store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]) -> None:
+    """Have every training in the store: what is missing is learned together, in fits of at most `FUSED` trainings, and by
+    one process at a time. The methods must be equal in `company`, or one.
+
+    A training in progress leaves a snapshot every `snapshot_s` seconds. After a kill, whoever fits the same trainings
+    goes on from there.
+    """
+    keyed = {adapter_key(subject, method, one): (method, one) for method, one in trainings}
+
+    def absent(keys: Iterable[str]) -> list[str]:
+        return [k for k in keys if not store.has_folder(_kind(keyed[k][0]), k)]
+
+    size = 0
+    while missing := absent(keyed):
+        size = size or _fused_at_once(subject)
+        idle = True
+        for start in range(0, len(missing), size):
+            part = sorted(missing[start : start + size])
+            with contextlib.ExitStack() as claims:
+                with store.claim("fit"):  # of two processes that want the same trainings, one is to get them all
+                    mine = [k for k in part if claims.enter_context(store.claim(f"fit-{k}", wait=False))]
+                if todo := absent(mine):
+                    _fit(store, subject, {k: keyed[k] for k in todo}, len(missing), settings)
+                    idle = False
+        if idle and (missing := absent(missing)):
+            with store.claim(f"fit-{missing[0]}"):
+                pass  # whoever held it has learned it now or died; then the next round takes over all it held
+
+
+def _fused_at_once(subject: Subject) -> int:
+    try:
+        return max(1, min(FUSED, FUSED_NUMBERS // subject.layout.n_parameters()))
+    except ArchitectureError:
+        return FUSED
+
+
+def _fit(store: Store, subject: Subject, keyed: dict[str, Training], of: int, settings: dict[str, Any]) -> None:
+    """Learn these trainings, of so many that are missing, in one fit and store them."""
+    trainings = list(keyed.values())
+    method = trainings[0][0]
+    several = len({digest(m.determinants()) for m, _ in trainings})
+    snapshot = store.root / "partial" / f"{digest(sorted(keyed))}.pt"
+    label = f"train {method.name}, {several} settings," if several > 1 else f"train {method.label()}"
+    with bar(f"{label} x{len(keyed)}{f' of {of}' if of > len(keyed) else ''}", None, "steps") as progress:
+
+        def after(step: int, n_steps: int, losses: list[float]) -> None:
+            progress.to(step, n_steps)
+            progress.note(f"mean loss {sum(losses) / len(losses):.4f}")
+
+        ctx = context(subject, settings)
+        ctx.progress = after
+        if method.resumable:
+            ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
+        try:
+            adapters = method.fit_together(ctx, trainings)
+        except Exception:
+            if several > 1:  # these will be fitted apart: nobody would go on from here
+                snapshot.unlink(missing_ok=True)
+            raise
+    for (key, (m, _)), adapter in zip(keyed.items(), adapters, strict=True):
+        with store.new_folder(_kind(m), key) as folder:
+            adapter.save(folder)
+    snapshot.unlink(missing_ok=True)
+
+
+def _kind(method: Method) -> str:
+    return f"adapters-{method.name}"
+
+
+def context(subject: Subject, settings: dict[str, Any]) -> FitContext:
+    try:
+        layout: Any = subject.layout
+    except ArchitectureError:
+        layout = None
+    return FitContext(
+        subject.model,
+        subject.tokenizer,
+        layout,
+        token_budget=settings["token_budget"],
+        checkpointing=settings["checkpointing"],
+    )
+
+
+def _snapshots(path: Path, every_s: float) -> tuple[dict[str, Any] | None, Callable[..., None]]:
+    import torch
+
+    from s0.storage.files import atomic_path
+
+    resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    last = time.monotonic()
+
+    def on_step(step: int, make: Callable[[], dict[str, Any]]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_s:
+            with atomic_path(path) as temporary:
+                torch.save(make(), temporary)
+            last = time.monotonic()
+
+    return resume, on_step

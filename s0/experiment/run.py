@@ -1,0 +1,189 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from s0.config.resolve import config_hash
+from s0.data import Example
+from s0.experiment.alpha import AlphaChoice
+from s0.experiment.cell import Cell
+from s0.experiment.checkpoint import Subject
+from s0.experiment.lab import Lab
+from s0.experiment.learn import adapter_key, train
+from s0.methods import Adapter, TrainingSet
+from s0.runtime.environment import git_state, versions
+from s0.storage.records import Evaluation, Record, TrainingSummary, find_record, write_record
+
+NO_SOLUTIONS = "none of the {n} sampled completions passed verification, so there is nothing to train on"
+
+
+def run_cell(
+    config: dict[str, Any], lab: Lab, command: str = "", spent: dict[str, float] | None = None
+) -> list[Record]:
+    """All records of one cell, one per seed: found if they exist, computed otherwise. `spent` seconds by stage were
+    already used on it (s0.sweep.joint). Raises S0Error."""
+    from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
+    from s0.experiment.evaluations import evaluations_of
+
+    cell = Cell(config, lab)
+    cell.wall |= spent or {}
+    try:
+        folder = Path(config["records"])
+        keys = {seed: cell.record_key(seed) for seed in config["seed"]}
+        found = {seed: r for seed in config["seed"] if (r := find_record(folder, keys[seed]))}
+        todo = [seed for seed in config["seed"] if seed not in found]
+        if todo:
+            print(
+                f"  {cell.subject.name} / {cell.task.name} / {cell.method.label()}: seeds {_ranges(todo)}", flush=True
+            )
+            samples = cell.sample(todo) if cell.method.name != "none" else {seed: [] for seed in todo}
+            solutions: dict[int, tuple[list[Example], int]] = {
+                s: cell.examples(samples[s]) if samples[s] else ([], 0) for s in todo
+            }
+            trainable = [s for s in todo if solutions[s][0] or cell.method.name == "none"]
+            sets = {s: TrainingSet(s, cell.subset(solutions[s][0], s)) for s in trainable}
+            adapters: dict[int, Adapter] = {}
+            alphas: dict[int, AlphaChoice] = {}
+            if cell.method.name != "none" and trainable:
+                with cell.timed("train"):
+                    alphas, folds = choose_alphas(cell, sets)
+                    trained = train(cell.store, cell.subject, trainings_of(cell, sets, folds), config["train"])
+                    decide_alphas(cell, alphas, folds, trained)
+                    for s in trainable:
+                        adapters[s] = trained[adapter_key(cell.subject, cell.method, sets[s])]
+            with cell.timed("evaluate"):
+                evaluated = evaluations_of(cell, trainable, sets, adapters, alphas)
+            environment = describe_environment(cell.subject, lab, cell.engine, command)
+            for seed in todo:
+                record, problems = _record(
+                    cell,
+                    seed,
+                    keys[seed],
+                    solutions[seed],
+                    adapters.get(seed),
+                    alphas.get(seed),
+                    evaluated,
+                    environment,
+                )
+                write_record(folder, record, problems)
+                found[seed] = record
+        return [found[seed] for seed in config["seed"]]
+    finally:
+        cell.grader.close()
+
+
+def _record(
+    cell: Cell,
+    seed: int,
+    key: str,
+    solutions: tuple[list[Example], int],
+    adapter: Adapter | None,
+    alpha: AlphaChoice | None,
+    evaluated: dict[str, Any],
+    environment: dict[str, Any],
+) -> tuple[Record, list[dict[str, Any]]]:
+    config, task = cell.config, cell.config["task"]
+    examples, passed = solutions
+    none = cell.method.name == "none"
+    n_samples = 0 if none else len(cell.train_problems) * task["samples_per_problem"]
+    solved = adapter is not None or none
+    state = adapter.state if adapter else None
+    norms = state.norms() if state else {}
+    curve = adapter.curve if adapter else None
+    used = config["method"].get("n_solutions") or len(examples)
+    baseline: Evaluation | None = evaluated["baseline"].get(seed)
+    tuned: Evaluation | None = evaluated["tuned"].get(seed)
+    controls: dict[str, Evaluation] = evaluated["controls"].get(seed, {})
+    record = Record(
+        key=key,
+        status="ok" if solved else "no_solutions",
+        experiment=config["experiment"],
+        model=cell.subject.name,
+        task=cell.task.name,
+        method=cell.method.name,
+        seed=seed,
+        alpha=alpha.alpha if alpha else None,
+        error=None if solved else NO_SOLUTIONS.format(n=n_samples),
+        config={**config, "seed": seed},
+        config_hash=config_hash(config),
+        model_info={**cell.subject.info(), **cell.subject.loaded_info(), "chat_template": cell.subject.chat_template},
+        task_info={
+            "name": cell.task.name,
+            "dataset_hash": cell.task.dataset_hash(),
+            "n_train": len(cell.train_problems),
+            "n_heldout": len(cell.heldout),
+            "source": str(getattr(cell.task, "source", "")),
+            "grading": str(getattr(cell.task, "grading", "")),
+        },
+        method_info={
+            "label": cell.method.label(),
+            "trainable_params": adapter.trainable_params if adapter else 0,
+            "inference_cost": cell.method.inference_cost,
+        },
+        training=TrainingSummary(
+            n_problems=0 if none else len(cell.train_problems),
+            n_samples=n_samples,
+            n_passed=passed,
+            n_solutions=0 if none else min(used, len(examples)),
+            losses=curve.losses if curve else [],
+            grad_norms=curve.grad_norms if curve else [],
+            avg_state_norm=sum(norms.values()) / len(norms) if norms else 0.0,
+            alpha=alpha.alpha if alpha else None,
+            alpha_source=alpha.source if alpha else "",
+            alpha_scores=alpha.scores if alpha else {},
+        ),
+        baseline=baseline,
+        tuned=tuned,
+        controls=controls,
+        baseline_key=evaluated["baseline_key"].get(seed, ""),
+        environment=environment,
+        wall_s={**{k: round(v, 3) for k, v in cell.wall.items()}, "grade": round(cell.grader.seconds, 3)},
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    return record, problem_lines(cell, baseline, tuned, controls)
+
+
+def problem_lines(
+    cell: Cell, baseline: Evaluation | None, tuned: Evaluation | None, controls: dict[str, Evaluation]
+) -> list[dict[str, Any]]:
+    """One JSON line per held-out problem: prompt, and every evaluation's completion and verdict."""
+    named = {"baseline": baseline, "tuned": tuned, **controls}
+    lines = []
+    for n, p in enumerate(cell.heldout):
+        line: dict[str, Any] = {"id": p.id, "prompt": p.prompt, "meta": p.meta}
+        for label, e in named.items():
+            if e is not None:
+                line[label] = e.outcomes[n].to_json()
+        lines.append(line)
+    return lines
+
+
+def _ranges(seeds: list[int]) -> str:
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}..{seeds[-1]}"
+    return ",".join(map(str, seeds))
+
+
+def describe_environment(subject: Subject, lab: Any, engine: Any, command: str) -> dict[str, Any]:
+    """commit, dirty, versions, device, threads, isolation tier, platform, determinism and the command line."""
+    import torch
+
+    cuda = subject.device.startswith("cuda")
+    return {
+        **git_state(),
+        "versions": versions(),
+        "python": platform.python_version(),
+        "device": subject.device,
+        "device_name": subject.device_name,
+        "n_threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "isolation": lab.tier(),
+        "engine": dict(engine.notes),
+        # CUDA matrix products and scatter-adds choose kernels by shape: repeated runs agree closely, not bit for bit
+        "deterministic": not cuda,
+        "command": command,
+    }

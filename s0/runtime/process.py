@@ -1,0 +1,31 @@
+"""Limits and resources of this process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from typing import Any
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _many_files() -> None:
+    """A cell holds one claim per log it writes; the usual soft limit of 1024 open files is for other programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
+
+
+def set_threads(config: dict[str, Any]) -> None:
+    """Torch's CPU threads: as configured, else this worker's share, else the cores this process may use."""
+    import torch
+
+    share = int(os.environ.get("S0_THREADS", 0))
+    torch.set_num_threads(config["engine"]["threads"] or share or len(os.sched_getaffinity(0)))

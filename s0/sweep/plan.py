@@ -1,0 +1,54 @@
+"""What is to be run: cells with their configs, and the command that runs each again."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell to run: its resolved config, the overrides of the job it belongs to, and those that compose it alone."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    alone: list[str]
+    #: overrides it was composed from, and those of them that tell it from the plan's other cells
+    own: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def label(self) -> str:
+        """model / task / method and what tells it from its neighbours, as a reader names the cell."""
+        c = self.config
+        name = c["model"]["name"] or Path(str(c["model"]["path"])).name
+        return f"{name} / {c['task']['name']} / {c['method']['name']}{self.note}"
+
+    @property
+    def command(self) -> str:
+        return _command(self.alone)
+
+    def rerun(self, seeds: list[int]) -> str:
+        """The command that runs this cell alone for these seeds."""
+        if seeds == self.config["seed"]:
+            return self.command
+        chosen = f"seed={seeds[0]}" if len(seeds) == 1 else f"seed=[{','.join(map(str, seeds))}]"
+        return _command([*(o for o in self.alone if key_of(o) != "seed"), chosen])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a command (`argv`). `launcher` is "basic" or the chosen `hydra/launcher`."""
+
+    cells: list[Planned]
+    argv: list[str]
+    launcher: str = "basic"
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _command(overrides: list[str]) -> str:
+    return " ".join(["python run.py", *(shlex.quote(o) for o in overrides)])

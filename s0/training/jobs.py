@@ -1,0 +1,87 @@
+"""What is to be trained, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from s0.data import Example
+from s0.state.initial import InitialState
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Hyper-parameters of one job (paper, Table 4).
+
+    n_steps optimiser steps, each over the whole set; lr of Adam; l2_lambda weight of the squared norm; grad_clip on the
+    norm over all layers (0 = none); max_length tokens of prompt + completion; layers to learn (None = all recurrent);
+    alpha_inside: train through alpha * S (the paper's Algorithm 1) instead of scaling afterwards (the published code);
+    normalize: train through alpha * S / ||S|| (only with alpha_inside); rank > 0: S is a sum of `rank` outer products
+    per head; seed: initialisation of low-rank factors.
+    """
+
+    n_steps: int = 20
+    lr: float = 1e-3
+    l2_lambda: float = 5e-4
+    grad_clip: float = 1.0
+    max_length: int = 2048
+    layers: tuple[int, ...] | None = None
+    alpha: float = 1.0
+    alpha_inside: bool = False
+    normalize: bool = False
+    rank: int = 0
+    seed: int = 0
+
+
+@dataclass
+class FitJob:
+    """One state to learn. `init` (optional) is the state to start from instead of zero."""
+
+    examples: list[Example]
+    config: FitConfig
+    init: InitialState | None = None
+
+
+@dataclass
+class FitResult:
+    """`state` has the configured alpha and normalize; lists have one entry per step (before that step's update)."""
+
+    state: InitialState
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+
+    @property
+    def avg_state_norm(self) -> float:
+        """Mean over learned layers of the Frobenius norm before alpha."""
+        norms = self.state.norms()
+        return sum(norms.values()) / len(norms)
+
+
+@dataclass
+class FitContext:
+    """What a method may use. `progress(step, n_steps, losses)` after each step; `resume`/`on_step` as in s0.training.fit."""
+
+    model: Any
+    tokenizer: Any
+    #: s0.state.families.Layout, or None for a model without recurrent layers
+    layout: Any
+    token_budget: int | None = None
+    checkpointing: bool = False
+    progress: Callable[[int, int, list[float]], None] | None = None
+    resume: dict[str, Any] | None = None
+    on_step: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    seed: int
+    examples: list[Example]
+
+
+@dataclass
+class Curve:
+    """Loss and gradient norm before each step's update."""
+
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
