@@ -23,6 +23,8 @@ from s0.state.cache import S0Cache, rows_of
 from s0.state.families import describe
 from s0.state.initial import InitialState
 from s0.state.inject import Injection, self_test
+from s0.training.fit import fit_states
+from s0.training.jobs import FitJob
 
 if TYPE_CHECKING:
     from s0.training.jobs import FitConfig
@@ -183,9 +185,6 @@ class StateBank:
         Each row of a training batch starts from the state of its own name; the result equals separate training.
         Returns name -> loss per step. Raises what `s0.training.fit.fit_states` raises, S0Error for a state without effect.
         """
-        from s0.training.fit import fit_states
-        from s0.training.jobs import FitJob
-
         with self._running:
             jobs = [FitJob(list(rows), config) for rows in examples.values()]
             results = fit_states(self.model, self.layout, jobs, **kwargs)

@@ -1,6 +1,6 @@
 """Aggregate records into one table: python scripts/aggregate.py experiments/records [--out DIR]
 
-Prints the table (and pass@k where answers were sampled); with --breakdown also by level, subject or database; with --out
+Prints the table (and pass@k where answers were sampled); with --breakdown also by level, checkpoint or database; with --out
 writes table.{txt,md,csv,tex}, summary.{png,pdf}, pass_at_k.* and by_<column>.* there.
 """
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="+", type=Path, help="record files, or folders searched recursively")
     parser.add_argument("--out", type=Path, help="folder for the table and the figure")
-    parser.add_argument("--breakdown", action="store_true", help="also accuracy by level, subject or database")
+    parser.add_argument("--breakdown", action="store_true", help="also accuracy by level, checkpoint or database")
     parser.add_argument("--title", default="", help="title above the table")
     args = parser.parse_args(argv)
     try:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         print(summary_table(records, args.title), end="")
         if args.breakdown:
             print(
-                "\n" + (breakdown_text(records) or "no breakdown: these tasks have no level, subject or database\n"),
+                "\n" + (breakdown_text(records) or "no breakdown: these tasks have no level, checkpoint or database\n"),
                 end="",
             )
         if args.out:

@@ -34,7 +34,7 @@ from published_procedure import run_seed, train_one_by_one
 from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
-from s0.experiment.checkpoint import Subject
+from s0.experiment.checkpoint import Checkpoint
 from s0.runtime.environment import git_state, versions
 from s0.state.initial import InitialState
 from s0.storage.files import write_json, write_text
@@ -49,12 +49,18 @@ class Bench:
     """Shared inputs, so that every part measures the same model and problems."""
 
     def __init__(self, model: str, repeats: int, seeds: int, naive_seeds: int):
-        self.subject = Subject({"path": f"embedded:{model}"})
-        self.model, self.tokenizer, self.layout = self.subject.model, self.subject.tokenizer, self.subject.layout
+        self.checkpoint = Checkpoint({"path": f"embedded:{model}"})
+        self.model, self.tokenizer, self.layout = (
+            self.checkpoint.model,
+            self.checkpoint.tokenizer,
+            self.checkpoint.layout,
+        )
         self.task = make_task("minieval", {})
         self.repeats, self.seeds, self.naive_seeds, self.name = repeats, seeds, naive_seeds, model
         self.train, self.heldout = self.task.problems("train"), self.task.problems("heldout")
-        self.ids = {p.id: tuple(self.subject.prompt_ids(self.task.messages(p))) for p in [*self.train, *self.heldout]}
+        self.ids = {
+            p.id: tuple(self.checkpoint.prompt_ids(self.task.messages(p))) for p in [*self.train, *self.heldout]
+        }
 
     def median(self, run: Callable[[], Any]) -> float:
         """Median seconds of `repeats` runs, after one that is not counted."""
@@ -81,7 +87,7 @@ class Bench:
         """The whole experiment from an empty store, this project's `run.py` (start-up included) against the published
         procedure per seed in this process, scaled to the same number of seeds."""
         settings = {"samples_per_problem": 16, "temperature": 0.7, "max_new_tokens": 512}
-        naive = [run_seed(self.subject, self.task, settings, s, ALPHA) for s in range(self.naive_seeds)]
+        naive = [run_seed(self.checkpoint, self.task, settings, s, ALPHA) for s in range(self.naive_seeds)]
         per_seed = statistics.median(r["total_s"] for r in naive)
         ours, records = self._ours(self.seeds)
         return {
@@ -240,7 +246,7 @@ class Bench:
     def startup(self) -> dict[str, Any]:
         """Seconds from `python run.py` to a finished plan, to the heavy imports, and to the loaded model."""
         code = "import time; s=time.perf_counter(); {}; print(time.perf_counter()-s)"
-        loads = "from s0.experiment.checkpoint import Subject; Subject({'path': 'embedded:tiny_gdn'}).model"
+        loads = "from s0.experiment.checkpoint import Checkpoint; Checkpoint({'path': 'embedded:tiny_gdn'}).model"
         out = {}
         for name, statement in (("imports_s", "import torch, transformers"), ("first_work_s", loads)):
             runs = [

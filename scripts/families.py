@@ -1,4 +1,4 @@
-"""Print the matrix of families x guarantees, each cell run on a tiny random model: python scripts/families.py
+"""Print the matrix of families x checks, each cell run on a tiny random model: python scripts/families.py
 
     python scripts/families.py                          all families
     python scripts/families.py qwen3_5 falcon_h1        some
@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.state.checks import GUARANTEES, Broken
+from s0.state.checks import CHECKS, Broken
 from s0.state.families import DEFAULT_ALPHA, FAMILIES, Family, describe
-from s0.state.random_models import REFUSED_SPECIMENS, SPECIMENS, build, build_refused
+from s0.state.random_models import MODELS, REFUSED_MODELS, build, build_refused
 from s0.storage.files import write_text
 
 #: families for which the paper measured alpha
@@ -33,7 +33,7 @@ PAGE = """\
 Written by `python scripts/families.py --write docs/families.md` from the registry in `s0/state/families.py`; do not edit.
 
 S0 works on a model whose recurrent layers read their state from the cache at the first token. Every family below passes
-every guarantee in float32 on a tiny random model; the same command prints the matrix, and the tests run the same checks.
+every check in float32 on a tiny random model; the same command prints the matrix, and the tests run the same checks.
 
 {supported}
 
@@ -42,7 +42,7 @@ State shapes are per layer and row, always read from the loaded model. *alpha* i
 It was measured for {published} only (by the paper); elsewhere it is an untested starting point, and `method.alpha=auto`
 chooses one on training problems.
 
-What each guarantee says:
+What each check says:
 
 {meanings}
 
@@ -66,24 +66,24 @@ Pure Transformers have no recurrent state and are refused as well.
 
 
 def run(names: list[str]) -> dict[str, dict[str, str | float]]:
-    """specimen -> guarantee -> largest error, or the reason why it is broken."""
+    """model -> check -> largest error, or the reason why it is broken."""
     results: dict[str, dict[str, str | float]] = {}
     for name in names:
         model = build(name)
         layout = describe(model)
         results[name] = {}
-        for guarantee, check in GUARANTEES.items():
+        for check, run_check in CHECKS.items():
             try:
-                results[name][guarantee] = check(model, layout)
+                results[name][check] = run_check(model, layout)
             except Broken as broken:
-                results[name][guarantee] = str(broken)
+                results[name][check] = str(broken)
     return results
 
 
 def refusals() -> dict[str, str]:
-    """specimen -> the error its loading raises. Raises S0Error if one is not refused."""
+    """model -> the error its loading raises. Raises S0Error if one is not refused."""
     reasons = {}
-    for name in REFUSED_SPECIMENS:
+    for name in REFUSED_MODELS:
         try:
             describe(build_refused(name))
         except ArchitectureError as error:
@@ -96,13 +96,13 @@ def refusals() -> dict[str, str]:
 def print_matrix(results: dict[str, dict[str, str | float]], reasons: dict[str, str]) -> bool:
     """Print the tables; True if every cell is green."""
     console = Console()
-    table = Table("family", *GUARANTEES)
+    table = Table("family", *CHECKS)
     broken = []
     for name, cells in results.items():
         shown = []
-        for guarantee, cell in cells.items():
+        for check, cell in cells.items():
             if isinstance(cell, str):
-                broken.append(f"{name}, {guarantee}: {cell}")
+                broken.append(f"{name}, {check}: {cell}")
             shown.append(
                 "[red]BROKEN[/red]"
                 if isinstance(cell, str)
@@ -130,8 +130,7 @@ def page() -> str:
     refused = ["| model | reason |", "|---|---|"]
     refused += [f"| {name} | {reason} |" for name, reason in refusals().items() if "Transformer" not in name]
     meanings = [
-        f"- **{name}**: {(check.__doc__ or '').split(chr(10) + chr(10))[0].strip()}"
-        for name, check in GUARANTEES.items()
+        f"- **{name}**: {(check.__doc__ or '').split(chr(10) + chr(10))[0].strip()}" for name, check in CHECKS.items()
     ]
     return PAGE.format(
         supported="\n".join(rows),
@@ -162,12 +161,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        names = [n for n in SPECIMENS if not args.families or n in args.families or n.split(" ")[0] in args.families]
+        names = [n for n in MODELS if not args.families or n in args.families or n.split(" ")[0] in args.families]
         unknown = sorted(set(args.families) - set(names) - {n.split(" ")[0] for n in names})
         if args.families and args.write:
             raise ConfigError("--write: the page speaks of all families; leave the names out")
         if unknown:
-            raise ConfigError(f"families={', '.join(unknown)}: not known; choose among {', '.join(SPECIMENS)}")
+            raise ConfigError(f"families={', '.join(unknown)}: not known; choose among {', '.join(MODELS)}")
         green = print_matrix(run(names), {} if args.families else refusals())
         if args.write and green:
             write_text(args.write, page())

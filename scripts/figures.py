@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from s0.errors import ConfigError, S0Error
-from s0.report.paper.build import Layout
+from s0.report.paper.build import PaperPaths
 from s0.report.paper.context import Context
 from s0.report.paper.items import ITEMS
 from s0.report.plots import save_figure
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, help="folder of records by experiment (experiments/records)")
     parser.add_argument("--out", type=Path, default=ROOT / "paper" / "figures", help="folder to write to")
     args = parser.parse_args(argv)
-    layout = Layout.of(ROOT, records=args.records)
+    layout = PaperPaths.of(ROOT, records=args.records)
     context = Context(layout.records, layout.published, layout.configs)
     try:
         unknown = [n for n in args.items if n not in ITEMS]

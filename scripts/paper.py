@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from s0.errors import S0Error
-from s0.report.paper.build import Layout, build, build_pdf
+from s0.report.paper.build import PaperPaths, build, build_pdf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--paper", type=Path, help="folder to build in (paper)")
     parser.add_argument("--no-pdf", action="store_true", help="tables and figures only")
     args = parser.parse_args(argv)
-    layout = Layout.of(ROOT, args.paper, args.records)
+    layout = PaperPaths.of(ROOT, args.paper, args.records)
     try:
         rebuilt = build(layout, args.items)
         if not rebuilt:

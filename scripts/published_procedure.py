@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from s0.data import Example, Problem
-from s0.experiment.checkpoint import Subject
+from s0.experiment.checkpoint import Checkpoint
 from s0.state.cache import TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
@@ -89,9 +89,9 @@ def generate(model: Any, tokenizer: Any, ids: list[int], max_new: int, n: int = 
     return [row[len(ids) :].tolist() for row in out]
 
 
-def run_seed(subject: Subject, task: Any, settings: dict[str, Any], seed: int, alpha: float) -> dict[str, Any]:
+def run_seed(checkpoint: Checkpoint, task: Any, settings: dict[str, Any], seed: int, alpha: float) -> dict[str, Any]:
     """One seed, start to end: sample, verify, train, evaluate base and tuned. Returns seconds per stage and accuracies."""
-    model, tokenizer, layout = subject.model, subject.tokenizer, describe(subject.model)
+    model, tokenizer, layout = checkpoint.model, checkpoint.tokenizer, describe(checkpoint.model)
     torch.manual_seed(seed)
     train, heldout = task.problems("train"), task.problems("heldout")
     end = set(
@@ -110,7 +110,7 @@ def run_seed(subject: Subject, task: Any, settings: dict[str, Any], seed: int, a
     def cut(ids: list[int]) -> list[int]:
         return next((ids[: n + 1] for n, t in enumerate(ids) if t in end), ids)
 
-    prompts = {p.id: subject.prompt_ids(task.messages(p)) for p in [*train, *heldout]}
+    prompts = {p.id: checkpoint.prompt_ids(task.messages(p)) for p in [*train, *heldout]}
     n, T, most = settings["samples_per_problem"], settings["temperature"], settings["max_new_tokens"]
     start = time.perf_counter()
     samples = {p.id: [cut(g) for g in generate(model, tokenizer, prompts[p.id], most, n, T)] for p in train}
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.45)
     args = parser.parse_args()
     settings = {"samples_per_problem": 16, "temperature": 0.7, "max_new_tokens": 512}
-    result = run_seed(Subject({"path": args.model}), make_task(args.task, {}), settings, args.seed, args.alpha)
+    result = run_seed(Checkpoint({"path": args.model}), make_task(args.task, {}), settings, args.seed, args.alpha)
     print(json.dumps(result, indent=1))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s0.state.families import Layout
+from s0.state.gates import run_prompt, state_of
 from s0.state.initial import InitialState
 
 N_COMPONENTS = 64
@@ -26,8 +27,6 @@ def prompt_features(
 ) -> dict[str, dict[int, NDArray[np.float32]]]:
     """ "recurrent": layer -> [prompts, state size], "residual": layer -> [prompts, hidden size] (the layer's output at the
     last prompt token), fp32; for the recurrent layers only, so that the two are compared at the same depth."""
-    from s0.state.gates import run_prompt, state_of
-
     model.eval()
     recurrent: dict[int, list[NDArray[np.float32]]] = {i: [] for i in layout.layers}
     residual: dict[int, list[NDArray[np.float32]]] = {i: [] for i in layout.layers}

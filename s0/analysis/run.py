@@ -1,6 +1,6 @@
 """Run the analysis that a config asks for (`analysis: persistence`), on the states its records were made with.
 
-    analyse(config, lab, records)     after `run_cell(config, lab)`
+    analyse(config, resources, records)     after `run_cell(config, resources)`
 
 Everything is read from the store: nothing is sampled or trained again. A result that exists for the same record is kept.
 """
@@ -17,8 +17,8 @@ from s0.analysis.persistence import persistence
 from s0.analysis.probe import probe
 from s0.errors import ConfigError, DataError, suggest
 from s0.experiment.cell import Cell, EvalRequest
-from s0.experiment.lab import Lab
 from s0.experiment.learn import adapter_key, train
+from s0.experiment.resources import Resources
 from s0.methods import TrainingSet
 from s0.state.initial import InitialState
 from s0.storage.records import Record
@@ -27,12 +27,12 @@ from s0.storage.results import AnalysisResult, read_result, write_result
 
 def _persistence(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     prompts = [cell.prompt(p) for p in cell.heldout]
-    return persistence(cell.subject.model, cell.subject.layout, prompts, state)
+    return persistence(cell.checkpoint.model, cell.checkpoint.layout, prompts, state)
 
 
 def _alpha_prediction(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     prompts = [cell.prompt(p) for p in cell.train_problems]
-    return dict(predict_alpha(cell.subject.model, cell.subject.layout, prompts, state))
+    return dict(predict_alpha(cell.checkpoint.model, cell.checkpoint.layout, prompts, state))
 
 
 def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     baseline = cell.evaluate([EvalRequest("baseline", "evaluate baseline", problems)])[0]
     prompts = [cell.prompt(p) for p in problems]
     solved = [o.passed for o in baseline.outcomes]
-    return probe(cell.subject.model, cell.subject.layout, prompts, solved, seed=record.seed)
+    return probe(cell.checkpoint.model, cell.checkpoint.layout, prompts, solved, seed=record.seed)
 
 
 #: what `analysis` may be in a config
@@ -52,7 +52,7 @@ ANALYSES: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
 }
 
 
-def analyse(config: dict[str, Any], lab: Lab, records: Sequence[Record]) -> list[Path]:
+def analyse(config: dict[str, Any], resources: Resources, records: Sequence[Record]) -> list[Path]:
     """Results of `config["analysis"]`, written to `config["records"]`, one per record; their paths.
 
     No analysis, another method than S0, and records without a tuned model give none. Raises ConfigError for an unknown
@@ -73,7 +73,7 @@ def analyse(config: dict[str, Any], lab: Lab, records: Sequence[Record]) -> list
             wanted.append(record)
     if not wanted:
         return paths
-    cell = Cell(config, lab)
+    cell = Cell(config, resources)
     try:
         states = _states(cell, sorted({r.seed for r in wanted}))
         for record in wanted:
@@ -93,10 +93,10 @@ def _states(cell: Cell, seeds: list[int]) -> dict[int, InitialState]:
     """seed -> the stored state its record was made with."""
     samples = cell.sample(seeds)
     sets = {s: TrainingSet(s, cell.subset(cell.examples(samples[s])[0], s)) for s in seeds}
-    trained = train(cell.store, cell.subject, [(cell.method, one) for one in sets.values()], cell.config["train"])
+    trained = train(cell.store, cell.checkpoint, [(cell.method, one) for one in sets.values()], cell.config["train"])
     states = {}
     for seed, one in sets.items():
-        state = trained[adapter_key(cell.subject, cell.method, one)].state
+        state = trained[adapter_key(cell.checkpoint, cell.method, one)].state
         if state is None:
             raise DataError(f"seed {seed}: method {cell.method.name} has no initial state to analyse; use method=s0")
         states[seed] = state

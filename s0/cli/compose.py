@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from s0.cli.errors import error_line, groups
-from s0.config import schema
-from s0.config.registry import ANALYSES
-from s0.errors import ConfigError, suggest
+from s0.config.registry import ANALYSES, register
+from s0.config.resolve import resolve
+from s0.errors import ConfigError, DataError, suggest
+from s0.experiment.checkpoint import resolve_path
 from s0.paths import CONFIGS
 from s0.sweep.plan import Plan, Planned, key_of
 from s0.tiny.standins import TINY
@@ -69,7 +70,7 @@ def make_plan(args: argparse.Namespace, configs: Path = CONFIGS) -> Plan:
 
     Raises ConfigError with one line for anything wrong in any of them.
     """
-    schema.register()
+    register()
     overrides = list(args.overrides)
     if args.config_dir:
         folder = Path(args.config_dir).expanduser().resolve()
@@ -187,7 +188,7 @@ def resolved(composed: Any) -> dict[str, Any]:
     for group in ("model", "task", "method", "engine", "tracking", "sandbox", "train"):
         if not isinstance(plain.get(group), dict):
             raise ConfigError(f"{group}: missing; leave out ~{group} or choose one with {group}=OPTION")
-    return schema.resolve({str(k): v for k, v in plain.items()})
+    return resolve({str(k): v for k, v in plain.items()})
 
 
 def shrink(override: str, scale: str) -> str:
@@ -203,9 +204,6 @@ def check_rest(config: dict[str, Any]) -> None:
 
     Raises ConfigError.
     """
-    from s0.errors import DataError
-    from s0.experiment.checkpoint import resolve_path
-
     if not 0 <= config["workers"] <= 1024:
         raise ConfigError(f"workers={config['workers']}: must be between 0 (this process) and 1024")
     if config["analysis"] and config["analysis"] not in ANALYSES:

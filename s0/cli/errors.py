@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from s0.config import schema
+from s0.config.registry import METHODS
+from s0.config.resolve import schema_fields
 from s0.errors import suggest
 
 
@@ -24,21 +26,21 @@ def groups(configs: Path) -> dict[str, list[str]]:
 def fields_at(path: str, object_type: str | None = None) -> list[str]:
     """Keys that may stand where `path` (a.b.c) points, by the schema."""
     if object_type and (named := _schemas().get(object_type)):
-        return schema.schema_fields(named)
+        return schema_fields(named)
     node: Any = schema.Config
     *parents, _ = path.split(".")
     for name in parents:
         if node is schema.Config and name == "method":
-            return sorted({f for s, _ in schema.METHODS.values() for f in schema.schema_fields(s)})
+            return sorted({f for s, _ in METHODS.values() for f in schema_fields(s)})
         kinds = {f.name: f.default_factory for f in dataclasses.fields(node)}
         node = kinds.get(name)
         if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
             return []
-    return schema.schema_fields(node)
+    return schema_fields(node)
 
 
 def _schemas() -> dict[str, type]:
-    found = {s.__name__: s for s, _ in schema.METHODS.values()}
+    found = {s.__name__: s for s, _ in METHODS.values()}
     return found | {n: v for n, v in vars(schema).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
@@ -98,7 +100,7 @@ def error_line(error: BaseException, configs: Path) -> str | None:
 
 
 def _top(available: dict[str, list[str]]) -> list[str]:
-    return sorted({*schema.schema_fields(schema.Config), *(g for g in available if "/" not in g)})
+    return sorted({*schema_fields(schema.Config), *(g for g in available if "/" not in g)})
 
 
 def _first(error: BaseException) -> str:

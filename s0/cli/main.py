@@ -17,13 +17,16 @@ from typing import Any
 
 from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.errors import error_line
-from s0.config import schema
+from s0.config.registry import register
 from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
+from s0.storage.records import read_record
 from s0.sweep.failures import Failure, show_failures
-from s0.sweep.ledger import Outcome, Sweep
+from s0.sweep.ledger import CellOutcome, Sweep
 from s0.sweep.plan import Plan
+from s0.sweep.status import print_plan
 from s0.sweep.work import work
+from s0.sweep.workers import run_pool
 
 
 class Terminated(KeyboardInterrupt):
@@ -77,7 +80,7 @@ def _hydra_says(argv: list[str]) -> int:
 def _hydra_main(task: Callable[[Any], Any], argv: list[str]) -> None:
     import hydra
 
-    schema.register()
+    register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; they are shown as one line
     saved = sys.argv
     sys.argv = [saved[0], *argv]
@@ -92,8 +95,6 @@ def run_plan(plan: Plan) -> int:
     start = time.monotonic()
     first = plan.cells[0].config
     if first["dry_run"]:
-        from s0.sweep.status import print_plan
-
         print_plan(plan.cells)
         return 0
     if first["workers"] and plan.launcher != "basic":
@@ -103,8 +104,6 @@ def run_plan(plan: Plan) -> int:
         sweep = Sweep.create(_folder(first), plan.cells)
         lost = _launch(plan, sweep)
     elif first["workers"]:
-        from s0.sweep.workers import run_pool
-
         sweep = Sweep.create(_folder(first), plan.cells)
         lost = run_pool(plan.cells, sweep, first["workers"])
     else:
@@ -123,11 +122,11 @@ def _folder(config: dict[str, Any]) -> Path:
     return Path(config["store"]).resolve() / "sweeps" / name
 
 
-def _lost(plan: Plan, n: int, why: str) -> Outcome:
+def _lost(plan: Plan, n: int, why: str) -> CellOutcome:
     cell = plan.cells[n]
     what = "its process died" if plan.launcher == "basic" else "its job failed, was cancelled, or still waits or runs"
     message = f"no result: {what}{f' ({why})' if why else ''}"
-    return Outcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
+    return CellOutcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
 
 
 def _launch(plan: Plan, sweep: Sweep) -> str:
@@ -149,7 +148,10 @@ def remote_job(folder: str, home: str) -> Callable[[Any], None]:
 
         from hydra.core.hydra_config import HydraConfig
 
+        # start-up: none; the function is pickled, and its module's globals stay behind
         from s0.sweep.ledger import Sweep
+
+        # start-up: as above
         from s0.sweep.work import work
 
         if os.path.isdir(home):
@@ -166,13 +168,12 @@ def remote_job(folder: str, home: str) -> Callable[[Any], None]:
     return job
 
 
-def finish(plan: Plan, outcomes: Sequence[Outcome], out: Path, seconds: float) -> int:
+def finish(plan: Plan, outcomes: Sequence[CellOutcome], out: Path, seconds: float) -> int:
     """Print and write the summary of all records, list all failures. Returns the exit code."""
-    from s0.storage.records import read_record
-
     records = [read_record(Path(p)) for p in dict.fromkeys(p for o in outcomes for p in o.records)]
     failures = [f for o in outcomes for f in o.failures]
     if records:
+        # start-up: scipy
         from s0.report import summary_table, write_summary
 
         print()

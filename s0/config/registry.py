@@ -93,3 +93,17 @@ def method_schema(name: Any) -> type:
 
 #: what `analysis` may be: the keys of s0.analysis.run.ANALYSES, which is too heavy to import for a check
 ANALYSES = ("persistence", "alpha_prediction", "probe")
+
+
+#: `task.name` -> "module:class"
+TASKS: dict[str, str] = {
+    "minieval": "s0.tasks.minieval:MiniEval",
+    "humaneval": "s0.tasks.humaneval:HumanEval",
+    "math500": "s0.tasks.math500:Math500",
+    "gsm8k": "s0.tasks.gsm8k:GSM8K",
+    "spider": "s0.tasks.spider:Spider",
+}
+
+
+#: engine names
+ENGINES = ("hf", "naive")

@@ -19,6 +19,7 @@ from s0.config.schema import (
     TrainConfig,
 )
 from s0.config.seeds import parse_seeds
+from s0.config.values import check_values
 from s0.data import digest
 from s0.errors import ConfigError, suggest
 from s0.tiny.standins import EMBEDDED
@@ -66,8 +67,6 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
     config["seed"] = parse_seeds(config["seed"])
     config["model"] = own_model(config["model"])
     config["method"] = resolve_method(config["method"], config["model"].get("hyperparameters") or {})
-    from s0.config.values import check_values
-
     check_values(config)
     return config
 

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from s0.config.registry import ENGINES, TASKS
 from s0.errors import ConfigError, suggest
 
 
@@ -30,9 +31,6 @@ def _one_of(config: dict[str, Any], key: str, choices: list[str]) -> None:
 
 def check_values(config: dict[str, Any]) -> None:
     """Ranges and choices of every value that can be judged without data or model. Raises ConfigError."""
-    from s0.engines import NAMES as ENGINES
-    from s0.tasks import TASKS
-
     _one_of(config, "task.name", list(TASKS))
     _one_of(config, "task.match", ["official", "set", "published"])
     _one_of(config, "engine.name", list(ENGINES))

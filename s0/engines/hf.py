@@ -18,10 +18,10 @@ import torch
 from transformers import DynamicCache
 
 from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids, uniforms
-from s0.engines.slots import Prefix, SlotCache, harvest, round_up, row_bytes
+from s0.engines.slots import SharedPrefix, SlotCache, harvest, round_up, row_bytes
 from s0.engines.step import SIZES, Key, Step, smallest_batch
 from s0.errors import ArchitectureError, ConfigError, S0Error
-from s0.runtime.parallel import fewer_threads, in_lanes, keep_freed_memory, lanes_for
+from s0.runtime.parallel import fewer_threads, keep_freed_memory, parallel_passes, run_parallel
 from s0.state.cache import S0Cache, rows_of
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
@@ -161,7 +161,7 @@ class _Loop:
         self.cpu = self.device.type == "cpu"
         self.small = self.cpu and sum(p.numel() for p in model.parameters()) < ONE_THREAD
         #: prefills side by side: whole ones are worth a thread where a step is not
-        self.lanes = lanes_for(model) if self.small else 1
+        self.n_parallel = parallel_passes(model) if self.small else 1
         if self.small:
             keep_freed_memory()
         #: layers in which a state starts, by state: rows of one prefill agree in this, because a model takes other
@@ -232,7 +232,7 @@ class _Loop:
         self.waiting = Counter({key: 0 for key, _ in self.queue})
         for key, members in self.queue:
             self.waiting[key] += len(members)
-        self.prefixes: dict[Key, Prefix] = {}
+        self.prefixes: dict[Key, SharedPrefix] = {}
         #: rows being decoded
         self.rows = 0
         #: rows that ended and requests that did: how many rows a request needs
@@ -446,7 +446,7 @@ class _Loop:
         prefilled row depend on the size of its batch, and must not depend on how many others wait.
         """
         new = list(dict.fromkeys(k for k in keys if k not in self.prefixes))
-        if new and self.lanes > 1:
+        if new and self.n_parallel > 1:
             further = (k for k, _ in self.queue if k not in self.prefixes)
             new = list(dict.fromkeys([*new, *itertools.islice(further, max(PREFILL_AHEAD - len(new), 0))]))
         groups: dict[tuple[int, tuple[int, ...]], list[Key]] = {}
@@ -472,7 +472,7 @@ class _Loop:
             if self.cpu:
                 batches[-1] += batches[-1][-1:] * (rows - len(batches[-1]))
         for batch, prefixes in zip(
-            batches, in_lanes(self._prefilled, batches, min(self.lanes, len(batches))), strict=True
+            batches, run_parallel(self._prefilled, batches, min(self.n_parallel, len(batches))), strict=True
         ):
             self.prefixes |= zip(batch, prefixes, strict=True)
 
@@ -483,7 +483,7 @@ class _Loop:
         return self.starts[state]
 
     @torch.inference_mode()
-    def _prefilled(self, keys: Sequence[Key]) -> list[Prefix]:
+    def _prefilled(self, keys: Sequence[Key]) -> list[SharedPrefix]:
         """One forward pass over prompts of equal length."""
         ids = torch.tensor([k[0] for k in keys], device=self.device)
         cache: DynamicCache

@@ -39,7 +39,7 @@ def row_bytes(model: Any, layout: Layout | None, length: int) -> int:
 
 
 @dataclass
-class Prefix:
+class SharedPrefix:
     """What one prefilled row left behind: per layer keys/values [kv heads, length, head dim], windows and states, and the
     logits [vocab] that predict the first new token."""
 
@@ -51,9 +51,9 @@ class Prefix:
     logits: Tensor
 
 
-def harvest(cache: DynamicCache, row: int, length: int, logits: Tensor) -> Prefix:
+def harvest(cache: DynamicCache, row: int, length: int, logits: Tensor) -> SharedPrefix:
     """Take row `row` out of a prefilled cache (views; the slots copy them)."""
-    prefix = Prefix(length, {}, {}, {}, {}, logits)
+    prefix = SharedPrefix(length, {}, {}, {}, {}, logits)
     layers: list[Any] = list(cache.layers)
     for i, layer in enumerate(layers):
         keys = getattr(layer, "keys", None)
@@ -94,7 +94,7 @@ class SlotCache(DynamicCache):
             self.kv[i] = (_grown(k, new), _grown(v, new))
         self.capacity = new
 
-    def admit(self, slots: list[int], prefixes: list[Prefix]) -> None:
+    def admit(self, slots: list[int], prefixes: list[SharedPrefix]) -> None:
         """Copy prefilled rows into `slots`, one each."""
         self.reserve(max(p.length for p in prefixes) + 1)
         index = torch.tensor(slots, device=self.device)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s0.engines.slots import Prefix, SlotCache, round_up
+from s0.engines.graphs import GraphedDecode
+from s0.engines.slots import SharedPrefix, SlotCache, round_up
 
 #: a decode batch is one of these sizes, or a power of two times it: see `smallest_batch`
 SIZES = (8, 16, 32)
@@ -27,8 +28,6 @@ class Step:
         self.dtype = next(model.parameters()).dtype
         self.graphed: Any = None
         if cuda_graphs and cache.device.type == "cuda":
-            from s0.engines.graphs import GraphedDecode
-
             self.graphed = GraphedDecode(self._forward, cache, notes)
 
     def reset(self) -> None:
@@ -65,7 +64,7 @@ _measured: dict[tuple[Any, ...], int] = {}
 
 
 def smallest_batch(
-    model: Any, cache_argument: str, prefill: Callable[[Sequence[Key]], list[Prefix]], limit: int
+    model: Any, cache_argument: str, prefill: Callable[[Sequence[Key]], list[SharedPrefix]], limit: int
 ) -> int:
     """The smallest of SIZES from which on, doubling, a decode step on CPU gives a row the same bits in any batch.
 

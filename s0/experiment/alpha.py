@@ -1,4 +1,4 @@
-"""Parts of a cell that need a paragraph each: choosing alpha on training problems, and what gets evaluated."""
+"""How alpha is set: as configured, as the architecture documents, or chosen on training problems (`alpha=auto`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from s0.data import Problem
 from s0.experiment.cell import Cell, EvalRequest
-from s0.experiment.evaluations import _at
 from s0.experiment.learn import adapter_key
 from s0.methods import Adapter, Training, TrainingSet
 from s0.methods.s0 import S0
+from s0.state.initial import InitialState
 
 Folds = dict[int, list[tuple[TrainingSet, list[Problem]]]]
 
@@ -29,7 +29,7 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
     if not isinstance(method, S0):
         alpha = cell.config["method"].get("alpha")
         return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, {}
-    fixed = method.alpha(cell.subject.layout)
+    fixed = method.alpha(cell.checkpoint.layout)
     if fixed is not None:
         source = "architecture default" if cell.config["method"]["alpha"] is None else "config"
         return {s: AlphaChoice(fixed, source) for s in sets}, {}
@@ -44,7 +44,7 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
             others = [p for p in cell.train_problems if half[p.id] != fold]
             if part and others:
                 folds[seed].append((TrainingSet(seed, part), others))
-    default = method.default_alpha(cell.subject.layout)
+    default = method.default_alpha(cell.checkpoint.layout)
     return {s: AlphaChoice(default, "architecture default (too few problems for auto)") for s in sets}, folds
 
 
@@ -63,11 +63,11 @@ def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, tra
     owners: list[tuple[int, float]] = []
     for seed, parts in folds.items():
         for fold, problems in parts:
-            key = adapter_key(cell.subject, cell.method, fold)
+            key = adapter_key(cell.checkpoint, cell.method, fold)
             state = trained[key].state
             assert state is not None
             for a in grid:
-                wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, _at(state, a, cell)))
+                wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, at_alpha(state, a, cell)))
                 owners.append((seed, a))
     passed: dict[tuple[int, float], list[bool]] = {}
     for owner, evaluation in zip(owners, cell.evaluate(wanted), strict=True):
@@ -86,3 +86,7 @@ class AlphaChoice:
     alpha: float | None
     source: str
     scores: dict[str, float] = field(default_factory=dict)
+
+
+def at_alpha(state: InitialState, alpha: float, cell: Cell) -> InitialState:
+    return state.replace(alpha=alpha, normalize=bool(cell.config["method"]["normalize"]))

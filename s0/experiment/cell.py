@@ -1,10 +1,4 @@
-"""One cell of an experiment (a model, a task, a method) over its seeds, from config to records.
-
-    config -> problems -> completions -> verdicts -> examples -> adapter -> evaluation -> record
-
-`run_cell` is the whole experiment on one screen. Every stage asks the store first, so another alpha, method or seed
-reuses what it can and a killed run goes on where it stopped.
-"""
+"""One config resolved against its model and task: what is sampled, verified, learned from and evaluated."""
 
 from __future__ import annotations
 
@@ -19,12 +13,11 @@ from s0.config.resolve import config_hash
 from s0.data import Completion, Example, Outcome, Problem, digest
 from s0.engines import make_engine
 from s0.engines.base import Engine, Request, request_seed
-from s0.errors import DataError, S0Error
-from s0.experiment.alpha import AlphaChoice
+from s0.engines.padded import run_padded
+from s0.errors import DataError
 from s0.experiment.complete import Unit, complete, engine_generate, unit_key
 from s0.experiment.grading import Grader
-from s0.experiment.lab import Lab
-from s0.experiment.run import run_cell
+from s0.experiment.resources import Resources
 from s0.methods import Adapter, Method, make_method
 from s0.state.initial import InitialState
 from s0.storage.records import Evaluation
@@ -34,13 +27,13 @@ from s0.tasks import Task, make_task
 class Cell:
     """One config resolved against its model and task. Attributes are the nouns of the experiment."""
 
-    def __init__(self, config: dict[str, Any], lab: Lab):
-        self.config, self.lab, self.store = config, lab, lab.store
-        self.subject = lab.subject(config["model"])
+    def __init__(self, config: dict[str, Any], resources: Resources):
+        self.config, self.resources, self.store = config, resources, resources.store
+        self.checkpoint = resources.checkpoint(config["model"])
         self.task: Task = make_task(config["task"]["name"], config["task"])
         self.method: Method = make_method(config["method"])
         self.engine: Engine = make_engine(**config["engine"])
-        self.grader = Grader(self.task, {**config["task"], **config["sandbox"]}, lab.sandbox, lab.store)
+        self.grader = Grader(self.task, {**config["task"], **config["sandbox"]}, resources.sandbox, resources.store)
         self.train_problems = self.task.problems("train")
         self.heldout = self.task.problems("heldout")
         self.wall: dict[str, float] = {}
@@ -59,7 +52,7 @@ class Cell:
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         if problem.id not in self._prompts:
-            self._prompts[problem.id] = tuple(self.subject.prompt_ids(self.task.messages(problem)))
+            self._prompts[problem.id] = tuple(self.checkpoint.prompt_ids(self.task.messages(problem)))
         return self._prompts[problem.id]
 
     def record_key(self, seed: int) -> str:
@@ -67,7 +60,7 @@ class Cell:
         return digest(
             {
                 "config": config_hash(self.config),
-                "model": self.subject.key,
+                "model": self.checkpoint.key,
                 "data": self.task.dataset_hash(),
                 "seed": seed,
             }
@@ -83,7 +76,7 @@ class Cell:
             log = digest(
                 {
                     "what": "samples",
-                    "model": self.subject.key,
+                    "model": self.checkpoint.key,
                     "T": t["temperature"],
                     "top_p": t["top_p"],
                     "max_new": t["max_new_tokens"],
@@ -104,7 +97,7 @@ class Cell:
                     )
                     units.append(Unit(log, unit_key(ids, k), p, k, r))
         with self.timed("sample"):
-            generate = engine_generate(self.engine, lambda: self.subject.model, self.subject.tokenizer, self.stop)
+            generate = engine_generate(self.engine, lambda: self.checkpoint.model, self.checkpoint.tokenizer, self.stop)
             done = complete(self.store, units, generate, self.grader, "sample")
         per_seed = len(self.train_problems) * t["samples_per_problem"]
         n = t["samples_per_problem"]
@@ -168,25 +161,23 @@ class Cell:
                     r = Request(ids, t["max_new_tokens"], n if w.state is not None else None, temperature, top_p, seed)
                     units.append(Unit(w.log(self), unit_key(ids, k), p, k, r))
             spans.append((start, len(units)))
-        tokenizer = self.subject.tokenizer
+        tokenizer = self.checkpoint.tokenizer
 
         def generate(todo: list[Unit]) -> Iterator[tuple[int, Any]]:
             requests = [u.request for u in todo]
             if wanted[0].legacy:
-                from s0.engines.padded import run_padded
-
                 # a batch decides what its rows see, so batches are made of all problems even when some are stored
                 place = {id(u): n for n, u in enumerate(units)}
                 back = {place[id(u)]: n for n, u in enumerate(todo)}
                 every = [u.request for u in units]
                 batch = t["legacy_batch"]
-                rows = run_padded(self.subject.model, tokenizer, every, wanted[0].state, adapter, batch, set(back))
+                rows = run_padded(self.checkpoint.model, tokenizer, every, wanted[0].state, adapter, batch, set(back))
                 yield from ((back[n], g) for n, g in rows)
             elif adapter is not None:
-                with adapter.applied(self.subject.model) as model:
+                with adapter.applied(self.checkpoint.model) as model:
                     yield from self.engine.run(model, tokenizer, requests, {}, self.stop)
             else:
-                yield from self.engine.run(self.subject.model, tokenizer, requests, states, self.stop)
+                yield from self.engine.run(self.checkpoint.model, tokenizer, requests, states, self.stop)
 
         done = complete(self.store, units, generate, self.grader, wanted[0].stage)
         out = []
@@ -242,7 +233,7 @@ class EvalRequest:
         return digest(
             {
                 "what": "evaluation",
-                "model": cell.subject.key,
+                "model": cell.checkpoint.key,
                 "adapter": self.adapter_key,
                 "applied": applied,
                 "max_new": t["max_new_tokens"],
@@ -252,6 +243,3 @@ class EvalRequest:
                 **cell.decoding,
             }
         )
-
-
-__all__ = ["AlphaChoice", "Cell", "EvalRequest", "Lab", "S0Error", "run_cell"]

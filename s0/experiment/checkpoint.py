@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s0.data import digest
-from s0.errors import ConfigError, DataError
+from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.paths import EMBEDDED_MODELS
 from s0.runtime.environment import versions
 from s0.storage.files import write_json
@@ -82,7 +82,7 @@ def _hash_files(files: list[Path], cache: Path | None) -> str:
     return total.hexdigest()
 
 
-class Subject:
+class Checkpoint:
     """The model under study. `key` identifies its computations; `model`, `tokenizer`, `layout` load on first use."""
 
     def __init__(self, config: dict[str, Any], cache_dir: Path | None = None):
@@ -164,6 +164,7 @@ class Subject:
     @functools.cached_property
     def layout(self) -> Layout:
         """Raises ArchitectureError for models without supported recurrent layers."""
+        # start-up: torch
         from s0.state.families import describe
 
         return describe(self.model)
@@ -181,8 +182,6 @@ class Subject:
 
     def loaded_info(self) -> dict[str, Any]:
         """Family, architecture and sizes; reads them from the loaded model."""
-        from s0.errors import ArchitectureError
-
         info: dict[str, Any] = {"n_parameters": sum(p.numel() for p in self.model.parameters())}
         try:
             layout = self.layout

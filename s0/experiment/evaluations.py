@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from s0.experiment.alpha import AlphaChoice
+from s0.experiment.alpha import AlphaChoice, at_alpha
 from s0.experiment.cell import Cell, EvalRequest
 from s0.experiment.learn import adapter_key
 from s0.methods import Adapter, TrainingSet
@@ -14,10 +14,6 @@ from s0.storage.records import Evaluation
 
 #: seed offset of the control's random direction, so that it shares nothing with other uses of the seed
 CONTROL_SEED = 7_919
-
-
-def _at(state: InitialState, alpha: float, cell: Cell) -> InitialState:
-    return state.replace(alpha=alpha, normalize=bool(cell.config["method"]["normalize"]))
 
 
 def evaluations_of(
@@ -43,18 +39,18 @@ def evaluations_of(
         want("baseline", seed, "baseline")
     for seed in seeds if cell.method.name != "none" else []:
         adapter = adapters[seed]
-        key = adapter_key(cell.subject, cell.method, sets[seed])
+        key = adapter_key(cell.checkpoint, cell.method, sets[seed])
         if adapter.state is None:
             want("tuned", seed, cell.method.label(), adapter_key=key, adapter=adapter)
             continue
         alpha = alphas[seed].alpha
         assert alpha is not None
         assert isinstance(adapter, S0Adapter)
-        state = _at(adapter.state, alpha, cell)
+        state = at_alpha(adapter.state, alpha, cell)
         want("tuned", seed, cell.method.label(), adapter_key=key, state=state)
         if cell.config["method"]["control"]:
             control = InitialState.random(
-                cell.subject.layout, state.norms(), seed + CONTROL_SEED, alpha=state.alpha, normalize=state.normalize
+                cell.checkpoint.layout, state.norms(), seed + CONTROL_SEED, alpha=state.alpha, normalize=state.normalize
             )
             want("random_state", seed, "random state", adapter_key=f"random:{key}", state=control)
     results = dict(zip(range(len(wanted)), cell.evaluate(wanted), strict=True))

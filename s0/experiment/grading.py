@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from s0.data import Problem, Verdict, digest
+from s0.errors import SandboxError
 from s0.runtime.progress import bar
 from s0.storage.store import Store
 from s0.tasks.base import GradingItem, Task
@@ -72,8 +73,6 @@ class Grader:
         verdicts = self.task.grade_many(list(batch.values()), self._sandbox())
         infra = [v for v in verdicts if v.kind == "infra"]
         if infra:
-            from s0.errors import SandboxError
-
             raise SandboxError(f"grading failed {len(infra)} time(s): {infra[0].detail}; it is not scored: run again")
         with self._lock:
             self.log.append({k: v.to_json() for k, v in zip(batch, verdicts, strict=True)})

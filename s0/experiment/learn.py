@@ -10,20 +10,21 @@ from typing import Any
 
 from s0.data import digest
 from s0.errors import ArchitectureError
-from s0.experiment.checkpoint import Subject
+from s0.experiment.checkpoint import Checkpoint
 from s0.methods import Adapter, FitContext, Method, Training, TrainingSet
 from s0.runtime.progress import bar
+from s0.storage.files import atomic_path
 from s0.storage.store import Store
 
 #: one fit learns at most so many states, of so many numbers in all: about five fp32 copies of them lie in memory (11 GB)
 FUSED, FUSED_NUMBERS = 64, 2**29
 
 
-def adapter_key(subject: Subject, method: Method, one: TrainingSet) -> str:
+def adapter_key(checkpoint: Checkpoint, method: Method, one: TrainingSet) -> str:
     """Everything that determines a trained adapter: model, settings, seed of initialisation, and the examples."""
     return digest(
         {
-            "model": subject.key,
+            "model": checkpoint.key,
             "method": method.determinants(),
             "seed": one.seed,
             "examples": [[e.problem_id, e.prompt_ids, e.completion_ids] for e in one.examples],
@@ -33,30 +34,30 @@ def adapter_key(subject: Subject, method: Method, one: TrainingSet) -> str:
 
 
 def train(
-    store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]
+    store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: dict[str, Any]
 ) -> dict[str, Adapter]:
     """Adapters by key for all trainings: stored ones are loaded, the others learned together and stored (see `learn`)."""
-    learn(store, subject, trainings, settings)
-    ctx = context(subject, settings)
-    keyed = {adapter_key(subject, method, one): method for method, one in trainings}
+    learn(store, checkpoint, trainings, settings)
+    ctx = context(checkpoint, settings)
+    keyed = {adapter_key(checkpoint, method, one): method for method, one in trainings}
     return {k: method.load(ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
 
 
-def learn(store: Store, subject: Subject, trainings: Sequence[Training], settings: dict[str, Any]) -> None:
+def learn(store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: dict[str, Any]) -> None:
     """Have every training in the store: what is missing is learned together, in fits of at most `FUSED` trainings, and by
-    one process at a time. The methods must be equal in `company`, or one.
+    one process at a time. The methods must be equal in `joint_key`, or one.
 
     A training in progress leaves a snapshot every `snapshot_s` seconds. After a kill, whoever fits the same trainings
     goes on from there.
     """
-    keyed = {adapter_key(subject, method, one): (method, one) for method, one in trainings}
+    keyed = {adapter_key(checkpoint, method, one): (method, one) for method, one in trainings}
 
     def absent(keys: Iterable[str]) -> list[str]:
         return [k for k in keys if not store.has_folder(_kind(keyed[k][0]), k)]
 
     size = 0
     while missing := absent(keyed):
-        size = size or _fused_at_once(subject)
+        size = size or _fused_at_once(checkpoint)
         idle = True
         for start in range(0, len(missing), size):
             part = sorted(missing[start : start + size])
@@ -64,21 +65,21 @@ def learn(store: Store, subject: Subject, trainings: Sequence[Training], setting
                 with store.claim("fit"):  # of two processes that want the same trainings, one is to get them all
                     mine = [k for k in part if claims.enter_context(store.claim(f"fit-{k}", wait=False))]
                 if todo := absent(mine):
-                    _fit(store, subject, {k: keyed[k] for k in todo}, len(missing), settings)
+                    _fit(store, checkpoint, {k: keyed[k] for k in todo}, len(missing), settings)
                     idle = False
         if idle and (missing := absent(missing)):
             with store.claim(f"fit-{missing[0]}"):
                 pass  # whoever held it has learned it now or died; then the next round takes over all it held
 
 
-def _fused_at_once(subject: Subject) -> int:
+def _fused_at_once(checkpoint: Checkpoint) -> int:
     try:
-        return max(1, min(FUSED, FUSED_NUMBERS // subject.layout.n_parameters()))
+        return max(1, min(FUSED, FUSED_NUMBERS // checkpoint.layout.n_parameters()))
     except ArchitectureError:
         return FUSED
 
 
-def _fit(store: Store, subject: Subject, keyed: dict[str, Training], of: int, settings: dict[str, Any]) -> None:
+def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: int, settings: dict[str, Any]) -> None:
     """Learn these trainings, of so many that are missing, in one fit and store them."""
     trainings = list(keyed.values())
     method = trainings[0][0]
@@ -91,12 +92,12 @@ def _fit(store: Store, subject: Subject, keyed: dict[str, Training], of: int, se
             progress.to(step, n_steps)
             progress.note(f"mean loss {sum(losses) / len(losses):.4f}")
 
-        ctx = context(subject, settings)
+        ctx = context(checkpoint, settings)
         ctx.progress = after
         if method.resumable:
             ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
         try:
-            adapters = method.fit_together(ctx, trainings)
+            adapters = method.fit_jointly(ctx, trainings)
         except Exception:
             if several > 1:  # these will be fitted apart: nobody would go on from here
                 snapshot.unlink(missing_ok=True)
@@ -111,14 +112,14 @@ def _kind(method: Method) -> str:
     return f"adapters-{method.name}"
 
 
-def context(subject: Subject, settings: dict[str, Any]) -> FitContext:
+def context(checkpoint: Checkpoint, settings: dict[str, Any]) -> FitContext:
     try:
-        layout: Any = subject.layout
+        layout: Any = checkpoint.layout
     except ArchitectureError:
         layout = None
     return FitContext(
-        subject.model,
-        subject.tokenizer,
+        checkpoint.model,
+        checkpoint.tokenizer,
         layout,
         token_budget=settings["token_budget"],
         checkpointing=settings["checkpointing"],
@@ -127,8 +128,6 @@ def context(subject: Subject, settings: dict[str, Any]) -> FitContext:
 
 def _snapshots(path: Path, every_s: float) -> tuple[dict[str, Any] | None, Callable[..., None]]:
     import torch
-
-    from s0.storage.files import atomic_path
 
     resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     last = time.monotonic()

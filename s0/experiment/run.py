@@ -1,4 +1,10 @@
-"""TODO"""
+"""One cell of an experiment (a model, a task, a method) over its seeds, from config to records.
+
+    config -> problems -> completions -> verdicts -> examples -> adapter -> evaluation -> record
+
+`run_cell` is the whole experiment on one screen. Every stage asks the store first, so another alpha, method or seed
+reuses what it can and a killed run goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,12 @@ from typing import Any
 
 from s0.config.resolve import config_hash
 from s0.data import Example
-from s0.experiment.alpha import AlphaChoice
+from s0.experiment.alpha import AlphaChoice, choose_alphas, decide_alphas, trainings_of
 from s0.experiment.cell import Cell
-from s0.experiment.checkpoint import Subject
-from s0.experiment.lab import Lab
+from s0.experiment.checkpoint import Checkpoint
+from s0.experiment.evaluations import evaluations_of
 from s0.experiment.learn import adapter_key, train
+from s0.experiment.resources import Resources
 from s0.methods import Adapter, TrainingSet
 from s0.runtime.environment import git_state, versions
 from s0.storage.records import Evaluation, Record, TrainingSummary, find_record, write_record
@@ -22,14 +29,11 @@ NO_SOLUTIONS = "none of the {n} sampled completions passed verification, so ther
 
 
 def run_cell(
-    config: dict[str, Any], lab: Lab, command: str = "", spent: dict[str, float] | None = None
+    config: dict[str, Any], resources: Resources, command: str = "", spent: dict[str, float] | None = None
 ) -> list[Record]:
     """All records of one cell, one per seed: found if they exist, computed otherwise. `spent` seconds by stage were
     already used on it (s0.sweep.joint). Raises S0Error."""
-    from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
-    from s0.experiment.evaluations import evaluations_of
-
-    cell = Cell(config, lab)
+    cell = Cell(config, resources)
     cell.wall |= spent or {}
     try:
         folder = Path(config["records"])
@@ -38,7 +42,8 @@ def run_cell(
         todo = [seed for seed in config["seed"] if seed not in found]
         if todo:
             print(
-                f"  {cell.subject.name} / {cell.task.name} / {cell.method.label()}: seeds {_ranges(todo)}", flush=True
+                f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {_ranges(todo)}",
+                flush=True,
             )
             samples = cell.sample(todo) if cell.method.name != "none" else {seed: [] for seed in todo}
             solutions: dict[int, tuple[list[Example], int]] = {
@@ -51,13 +56,13 @@ def run_cell(
             if cell.method.name != "none" and trainable:
                 with cell.timed("train"):
                     alphas, folds = choose_alphas(cell, sets)
-                    trained = train(cell.store, cell.subject, trainings_of(cell, sets, folds), config["train"])
+                    trained = train(cell.store, cell.checkpoint, trainings_of(cell, sets, folds), config["train"])
                     decide_alphas(cell, alphas, folds, trained)
                     for s in trainable:
-                        adapters[s] = trained[adapter_key(cell.subject, cell.method, sets[s])]
+                        adapters[s] = trained[adapter_key(cell.checkpoint, cell.method, sets[s])]
             with cell.timed("evaluate"):
                 evaluated = evaluations_of(cell, trainable, sets, adapters, alphas)
-            environment = describe_environment(cell.subject, lab, cell.engine, command)
+            environment = describe_environment(cell.checkpoint, resources, cell.engine, command)
             for seed in todo:
                 record, problems = _record(
                     cell,
@@ -102,7 +107,7 @@ def _record(
         key=key,
         status="ok" if solved else "no_solutions",
         experiment=config["experiment"],
-        model=cell.subject.name,
+        model=cell.checkpoint.name,
         task=cell.task.name,
         method=cell.method.name,
         seed=seed,
@@ -110,7 +115,11 @@ def _record(
         error=None if solved else NO_SOLUTIONS.format(n=n_samples),
         config={**config, "seed": seed},
         config_hash=config_hash(config),
-        model_info={**cell.subject.info(), **cell.subject.loaded_info(), "chat_template": cell.subject.chat_template},
+        model_info={
+            **cell.checkpoint.info(),
+            **cell.checkpoint.loaded_info(),
+            "chat_template": cell.checkpoint.chat_template,
+        },
         task_info={
             "name": cell.task.name,
             "dataset_hash": cell.task.dataset_hash(),
@@ -168,20 +177,20 @@ def _ranges(seeds: list[int]) -> str:
     return ",".join(map(str, seeds))
 
 
-def describe_environment(subject: Subject, lab: Any, engine: Any, command: str) -> dict[str, Any]:
+def describe_environment(checkpoint: Checkpoint, resources: Any, engine: Any, command: str) -> dict[str, Any]:
     """commit, dirty, versions, device, threads, isolation tier, platform, determinism and the command line."""
     import torch
 
-    cuda = subject.device.startswith("cuda")
+    cuda = checkpoint.device.startswith("cuda")
     return {
         **git_state(),
         "versions": versions(),
         "python": platform.python_version(),
-        "device": subject.device,
-        "device_name": subject.device_name,
+        "device": checkpoint.device,
+        "device_name": checkpoint.device_name,
         "n_threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "isolation": lab.tier(),
+        "isolation": resources.tier(),
         "engine": dict(engine.notes),
         # CUDA matrix products and scatter-adds choose kernels by shape: repeated runs agree closely, not bit for bit
         "deterministic": not cuda,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from s0.errors import ArchitectureError, S0Error
 from s0.kernels.routing import fp32_kernel, patching, route
 from s0.state.families import Layout
-from s0.state.pads import _local_mask
+from s0.state.pads import local_mask
 
 #: kind of recurrence -> names of (chunked, one-token, fused or None) kernels in transformers' modeling files
 KERNELS: dict[str, tuple[str, str, str | None]] = {
@@ -238,7 +238,7 @@ class Offsets:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
             _thread.context, _thread.reached = self, False
-            _thread.current = self.offsets[layer], _local_mask(mask, hidden.shape[1])
+            _thread.current = self.offsets[layer], local_mask(mask, hidden.shape[1])
 
         return hook
 

@@ -73,8 +73,8 @@ class Method(abc.ABC):
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         """One adapter per training set. Raises S0Error, ConfigError, ArchitectureError."""
 
-    def company(self) -> dict[str, Any] | None:
-        """What methods of this kind must agree on for `fit_together` to learn in one batch what they learn, however else
+    def joint_key(self) -> dict[str, Any] | None:
+        """What methods of this kind must agree on for `fit_jointly` to learn in one batch what they learn, however else
         they differ (plain JSON types). None: a method is only ever fitted by itself."""
         return None
 
@@ -84,8 +84,8 @@ class Method(abc.ABC):
             truncate(e, self.settings["max_length"])
 
     @classmethod
-    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
-        """One adapter per training: what `fit` of its method would learn. The methods are one, or equal in `company`."""
+    def fit_jointly(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
+        """One adapter per training: what `fit` of its method would learn. The methods are one, or equal in `joint_key`."""
         (method,) = {id(m): m for m, _ in trainings}.values()
         return method.fit(ctx, [one for _, one in trainings])
 
@@ -111,7 +111,7 @@ class JobMethod(Method):
     def adapter(self, ctx: FitContext, result: FitResult) -> Adapter: ...
 
     def through(self, ctx: FitContext) -> Callable[[dict[int, Tensor]], contextlib.AbstractContextManager[Any]] | None:
-        """How the rows of a pass reach the model (see `fit_states`); equal for methods equal in `company`."""
+        """How the rows of a pass reach the model (see `fit_states`); equal for methods equal in `joint_key`."""
         return None
 
     def check(self, ctx: FitContext, one: TrainingSet) -> None:
@@ -119,10 +119,10 @@ class JobMethod(Method):
         self.job(ctx, one)
 
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
-        return self.fit_together(ctx, [(self, one) for one in sets])
+        return self.fit_jointly(ctx, [(self, one) for one in sets])
 
     @classmethod
-    def fit_together(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
+    def fit_jointly(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:
         methods = [method for method, _ in trainings if isinstance(method, JobMethod)]
         jobs = [method.job(ctx, one) for method, (_, one) in zip(methods, trainings, strict=True)]
         results = fit_states(

@@ -12,7 +12,7 @@ import torch
 from s0.errors import ArchitectureError, ConfigError
 from s0.methods.base import Adapter, CostClass, JobMethod
 from s0.state.cache import S0Cache
-from s0.state.families import Layout
+from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
 from s0.state.inject import Injection
 from s0.storage.files import write_json
@@ -65,8 +65,6 @@ class S0Adapter(Adapter):
 
     @contextlib.contextmanager
     def applied(self, model: Any) -> Any:
-        from s0.state.families import describe
-
         with Injection(model, describe(model), self._state):
             yield model
 
@@ -110,7 +108,7 @@ class S0(JobMethod):
             keys += ["alpha", "normalize", "alpha_placement"]
         return {k: self.settings[k] for k in keys}
 
-    def company(self) -> dict[str, Any]:
+    def joint_key(self) -> dict[str, Any]:
         return {"n_steps": self.settings["n_steps"], "rank": self.settings["rank"] or 0}
 
     def alpha(self, layout: Layout) -> float | None:

@@ -98,7 +98,7 @@ class StateOffset(JobMethod):
     def _alpha(self) -> float:
         return 1.0 if self.settings["alpha"] is None else float(self.settings["alpha"])
 
-    def company(self) -> dict[str, Any]:
+    def joint_key(self) -> dict[str, Any]:
         return {"n_steps": self.settings["n_steps"], "mode": self.settings["mode"]}
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:

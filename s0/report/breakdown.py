@@ -15,13 +15,13 @@ from s0.storage.records import Evaluation, Record
 BREAKDOWN_COLUMN = 4
 
 
-Cell = tuple[tuple[str, ...], list[Record]]
+BreakdownCell = tuple[tuple[str, ...], list[Record]]
 
 
-def _cells(records: Sequence[Record]) -> list[Cell]:
+def _cells(records: Sequence[Record]) -> list[BreakdownCell]:
     """(model, task, method, alpha) and one finished record per seed, for every cell that has any."""
     many = len({r.experiment for r in records}) > 1
-    found: list[Cell] = []
+    found: list[BreakdownCell] = []
     for (experiment, model, task, label, alpha, padding), members in group_records(records).items():
         done = newest_per_seed([r for r in members if r.status == "ok" and r.baseline is not None])
         if done:

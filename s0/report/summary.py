@@ -136,6 +136,7 @@ def write_summary(records: Sequence[Record], out_dir: Path, title: str = "") -> 
         ):
             paths.append(out_dir / f"{name}.{suffix}")
             write_text(paths[-1], text)
-    from s0.report.plots import save_figure, summary_figure  # matplotlib is slow to import; only those who draw pay
+    # start-up: matplotlib
+    from s0.report.plots import save_figure, summary_figure
 
     return paths + save_figure(summary_figure(rows), out_dir / "summary")

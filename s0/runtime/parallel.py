@@ -2,7 +2,7 @@
 
 The operations of a small model are too small to be worth splitting over cores, and most of them (elementwise work, small
 batched products) run on one core however many there are. Whole micro-batches are independent, so on CPU each core takes one.
-Results come back in the order of the items, so sums over them do not depend on the number of lanes.
+Results come back in the order of the items, so sums over them do not depend on the number of passes at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMALL_MODEL = 100_000_000
 MOST = 8
 
 
-def lanes_for(model: nn.Module) -> int:
+def parallel_passes(model: nn.Module) -> int:
     """Passes worth running at once: torch's threads (at most 8) for a small model on CPU, else 1."""
     if next(model.parameters()).device.type != "cpu" or sum(p.numel() for p in model.parameters()) > SMALL_MODEL:
         return 1
@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep freed blocks instead of returning them to the system; False where it is not glibc.
 
     Passes allocate and free the same megabytes over and over. Returned at every free, they are paged in again at every use, and
-    the page faults of concurrent threads queue for one lock: two lanes were no faster than one (experiments/LOG.md).
+    the page faults of concurrent threads queue for one lock: two passes at once were no faster than one (experiments/LOG.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -76,23 +76,25 @@ def fewer_threads(n: int) -> Iterator[None]:
             torch.set_num_threads(before if _Threads.users else _Threads.found)
 
 
-def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Generator[Result, None, None]:
-    """`work(item)` for all items, results in order; with `lanes` > 1 in that many threads, which share torch's threads.
+def run_parallel(
+    work: Callable[[Item], Result], items: Iterable[Item], n_parallel: int
+) -> Generator[Result, None, None]:
+    """`work(item)` for all items, results in order; with `n_parallel` > 1 in that many threads, which share torch's threads.
 
-    At most 2 * lanes results wait to be taken. When the caller stops early or `work` raises, passes not yet begun are
+    At most 2 * n_parallel results wait to be taken. When the caller stops early or `work` raises, passes not yet begun are
     dropped and running ones are awaited.
     """
-    if lanes <= 1:
+    if n_parallel <= 1:
         yield from map(work, items)
         return
     keep_freed_memory()
-    with fewer_threads(max(torch.get_num_threads() // lanes, 1)):
-        pool = ThreadPoolExecutor(lanes, thread_name_prefix="s0-lane")
+    with fewer_threads(max(torch.get_num_threads() // n_parallel, 1)):
+        pool = ThreadPoolExecutor(n_parallel, thread_name_prefix="s0-pass")
         waiting: deque[Future[Any]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) >= 2 * lanes:
+                if len(waiting) >= 2 * n_parallel:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -8,7 +8,7 @@ import resource
 from typing import Any
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     import torch
 
     gc.collect()
@@ -16,7 +16,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _many_files() -> None:
+def raise_file_limit() -> None:
     """A cell holds one claim per log it writes; the usual soft limit of 1024 open files is for other programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:

@@ -1,4 +1,5 @@
-"""Caches that start from S0: for inference (`S0Cache`), for one differentiable pass (`TrainingCache`), and any fresh cache (`seed_cache`)."""
+"""Caches that start from S0: `S0Cache` in inference, `TrainingCache` in one differentiable pass, and any fresh cache
+(`seed_cache`)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ LENGTHS = (1, 4, 11, 18)
 
 
 class Broken(S0Error):
-    """A guarantee does not hold; the message says which numbers differ."""
+    """A check does not hold; the message says which numbers differ."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -229,7 +229,7 @@ def saved(model: nn.Module, layout: Layout) -> float:
     return 0.0
 
 
-GUARANTEES: dict[str, Callable[[nn.Module, Layout], float]] = {
+CHECKS: dict[str, Callable[[nn.Module, Layout], float]] = {
     "padded = unpadded": padded,
     "cached = full": cached,
     "zero = none": zero,

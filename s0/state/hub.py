@@ -9,18 +9,41 @@ Every network call goes through the `HfApi` given as `api` (default: huggingface
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from s0.errors import ConfigError, S0Error
 from s0.storage.files import write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from torch import Tensor
 
-    from s0.state.initial import InitialState
+
+class SavedState(Protocol):
+    """What the Hub form needs of a state (`InitialState` is one)."""
+
+    @property
+    def tensors(self) -> Mapping[int, Tensor]: ...
+
+    @property
+    def architecture(self) -> str: ...
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def normalize(self) -> bool: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+    def replace(self, **changes: Any) -> SavedState: ...
+
+    def save(self, folder: Path) -> Any: ...
+
 
 #: what a state needs; anything else in a repository is left alone
 FILES = ("states.safetensors", "states.pt", "config.json", "meta.json")
@@ -88,7 +111,7 @@ class CardResult:
 
 
 def model_card(
-    state: InitialState,
+    state: SavedState,
     repo_id: str,
     base_model: str,
     results: Sequence[CardResult] = (),
@@ -160,7 +183,7 @@ def _results(results: Sequence[CardResult]) -> str:
 
 
 def write_folder(
-    state: InitialState, folder: str | Path, repo_id: str, base_model: str | None = None, **card: Any
+    state: SavedState, folder: str | Path, repo_id: str, base_model: str | None = None, **card: Any
 ) -> Path:
     """Write the state and its card into `folder`, ready to be pushed or read by `from_pretrained`. Raises StoreError,
     ConfigError where the base model is not known. `card` are the remaining arguments of `model_card`."""
@@ -176,7 +199,7 @@ def write_folder(
 
 
 def push(
-    state: InitialState,
+    state: SavedState,
     repo_id: str,
     base_model: str | None = None,
     *,

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from s0.errors import ArchitectureError, S0Error
-from s0.state.families import Layout
+from s0.state.families import DEFAULT_ALPHA, Layout
+from s0.state.hub import fetch, push
 from s0.storage.files import atomic_path, write_json
 
 FORMAT_VERSION = 1
@@ -194,8 +195,6 @@ class InitialState:
                 )
         alpha = config.pop("alpha", None)
         if alpha is None:
-            from s0.state.families import DEFAULT_ALPHA
-
             alpha = layout.family.default_alpha if layout else DEFAULT_ALPHA.get(architecture, 1.0)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise S0Error(f"{folder}/config.json: alpha={alpha!r} must be a finite number, or null for the default")
@@ -210,8 +209,6 @@ class InitialState:
 
     def push_to_hub(self, repo_id: str, base_model: str | None = None, **options: Any) -> str:
         """Upload this state with a model card (options: `s0.state.hub.push`). Returns the commit's address."""
-        from s0.state.hub import push
-
         return push(self, repo_id, base_model, **options)
 
     @classmethod
@@ -219,8 +216,6 @@ class InitialState:
         cls, repo_or_dir: str | Path, layout: Layout | None = None, revision: str | None = None, api: Any = None
     ) -> InitialState:
         """Load a state from a folder or a Hub repository ("user/name"). Raises what `load` and `s0.state.hub.fetch` raise."""
-        from s0.state.hub import fetch
-
         return cls.load(fetch(repo_or_dir, revision=revision, api=api), layout)
 
 

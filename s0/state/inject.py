@@ -23,10 +23,7 @@ from s0.errors import S0Error
 from s0.state.cache import S0Cache, TrainingCache, is_fresh, rows_of, seed_cache
 from s0.state.families import Layout
 from s0.state.initial import InitialState
-from s0.state.pads import _check_mask, _Pads
-
-# -- exact padding --------------------------------------------------------------------------------------------------
-
+from s0.state.pads import PadHooks, check_mask
 
 # -- injection into any call ---------------------------------------------------------------------------------------
 
@@ -43,7 +40,7 @@ class Injection:
         self.model, self.layout, self.padding = model, layout, padding
         self.states = states
         self._handles: list[Any] = []
-        self._pads: _Pads | None = None
+        self._pads: PadHooks | None = None
         self._cached: tuple[int, dict[int, Tensor]] | None = None
         for s in states if isinstance(states, list) else [states]:
             if s is not None:
@@ -75,14 +72,14 @@ class Injection:
             seed_cache(cache, self.layout, self.rows(tokens.shape[0]))
         mask = kwargs.get("attention_mask")
         if self.padding == "exact" and isinstance(mask, Tensor) and mask.ndim == 2 and tokens.shape[1] > 1:
-            _check_mask(mask)
+            check_mask(mask)
         return args, kwargs
 
     def attach(self) -> None:
         if not self._handles:
             self._handles = [self.layout.text_model.register_forward_pre_hook(self._before, with_kwargs=True)]
             if self.padding == "exact":
-                self._pads = _Pads(self.layout)
+                self._pads = PadHooks(self.layout)
 
     def detach(self) -> None:
         for h in self._handles:

@@ -14,7 +14,7 @@ from s0.errors import S0Error
 from s0.state.families import CLOSED, Layout, PadGate
 
 
-def _local_mask(mask: Any, length: int) -> Tensor | None:
+def local_mask(mask: Any, length: int) -> Tensor | None:
     """[batch, length] mask of the tokens of this forward, or None where there is no 2D mask or no pad in it."""
     if isinstance(mask, dict):
         mask = mask.get("linear_attention", None)
@@ -24,7 +24,7 @@ def _local_mask(mask: Any, length: int) -> Tensor | None:
     return None if bool(local.all()) else local
 
 
-def _check_mask(mask: Tensor) -> None:
+def check_mask(mask: Tensor) -> None:
     """Pads must be at one end of a row: a pad between tokens would sit inside the causal convolution's window."""
     m = mask.bool().int()
     switches = (m[:, 1:] != m[:, :-1]).sum(1)
@@ -63,12 +63,12 @@ def _remember_pads(held: Any, mask: Tensor | None) -> None:
         before = torch.zeros_like(mask[:, 0])
     elif before is None or before.shape[0] != mask.shape[0]:
         before = torch.ones_like(mask[:, 0])
-    _check_mask(torch.cat([(before | mask[:, 0])[:, None], mask], 1))
+    check_mask(torch.cat([(before | mask[:, 0])[:, None], mask], 1))
     held.s0_started = before | mask.any(1)
     held.s0_right_padded = bool((held.s0_started & ~mask[:, -1]).any())
 
 
-class _Pads:
+class PadHooks:
     """Hooks that close the gates at pads for the duration of one mixer call."""
 
     def __init__(self, layout: Layout):
@@ -87,7 +87,7 @@ class _Pads:
             cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
             check_continuation(cache, layer)
-            local = self.call.mask = _local_mask(mask, hidden.shape[1])
+            local = self.call.mask = local_mask(mask, hidden.shape[1])
             _remember_pads(_cache_layer(cache, layer), local)
             if local is None:
                 return
@@ -152,7 +152,7 @@ def exact_pads(layout: Layout) -> Iterator[None]:
 
     Inside, a padded batch raises S0Error where a model cannot be exact (`Layout.padding_refused`).
     """
-    pads = _Pads(layout)
+    pads = PadHooks(layout)
     try:
         yield
     finally:

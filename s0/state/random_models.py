@@ -121,7 +121,7 @@ def _glm5_next() -> nn.Module:
     return transformers.Glm5NextForConditionalGeneration(config)
 
 
-SPECIMENS: dict[str, Callable[[], nn.Module]] = {
+MODELS: dict[str, Callable[[], nn.Module]] = {
     "qwen3_5": lambda: _build("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", **_GDN),
     "qwen3_5 (multimodal wrapper)": _qwen3_5_wrapped,
     "qwen3_5_moe": lambda: _build(
@@ -240,7 +240,7 @@ SPECIMENS: dict[str, Callable[[], nn.Module]] = {
 _CONV = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
 
 #: model and config classes whose mixers are refused (`s0.state.families.REFUSED`), and pure Transformers
-REFUSED_SPECIMENS: dict[str, tuple[str, str, dict[str, Any]]] = {
+REFUSED_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mamba": ("MambaForCausalLM", "MambaConfig", {}),
     "falcon_mamba": ("FalconMambaForCausalLM", "FalconMambaConfig", {}),
     "jamba": ("JambaForCausalLM", "JambaConfig", {}),
@@ -260,20 +260,20 @@ REFUSED_SPECIMENS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def build_refused(name: str) -> nn.Module:
-    """The refused specimen `name` on the meta device (structure only, no weights)."""
+    """The refused model `name` on the meta device (structure only, no weights)."""
     import transformers
 
-    model_class, config_class, fields = REFUSED_SPECIMENS[name]
+    model_class, config_class, fields = REFUSED_MODELS[name]
     with torch.device("meta"):
         return getattr(transformers, model_class)(getattr(transformers, config_class)(**fields))
 
 
 @torch.no_grad()
 def build(name: str, seed: int = 0) -> nn.Module:
-    """The specimen `name` in float32 and eval mode; equal for equal seeds."""
+    """The model `name` in float32 and eval mode; equal for equal seeds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SPECIMENS[name]()
+        model = MODELS[name]()
         for name, parameter in model.named_parameters():
             if name.endswith("dt_bias"):  # time steps of 0.1 to 0.4, as inverse softplus
                 steps = torch.empty_like(parameter).uniform_(0.1, 0.4)

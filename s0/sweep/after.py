@@ -7,6 +7,7 @@ from typing import Any
 
 from s0.errors import S0Error
 from s0.storage.records import Record
+from s0.tracking.base import track
 
 
 class OverfitFailed(S0Error):
@@ -33,17 +34,14 @@ def check_overfit(records: Sequence[Record]) -> None:
             )
 
 
-def _after(config: dict[str, Any], lab: Any, records: list[Any]) -> None:
+def after_cell(config: dict[str, Any], resources: Any, records: list[Any]) -> None:
     """What happens to records besides being kept: the preset's analysis, tracking, and the check of a debugging run."""
     if config["analysis"]:
+        # start-up: scikit-learn
         from s0.analysis.run import analyse
 
-        analyse(config, lab, records)
+        analyse(config, resources, records)
     if config["tracking"]["name"] != "none":
-        from s0.tracking.base import track
-
         track(config["tracking"], records)
     if config["debug"]["overfit"]:
-        from s0.sweep.after import check_overfit
-
         check_overfit(records)

@@ -12,7 +12,9 @@ from typing import Any
 
 from s0.config.resolve import config_hash
 from s0.errors import S0Error
+from s0.runtime.environment import git_state
 from s0.storage.files import write_json
+from s0.storage.records import Record, TrainingSummary, record_stem
 from s0.sweep.plan import Planned
 
 
@@ -27,38 +29,36 @@ class Failure:
     command: str
 
 
-def _failed(cell: Planned, seed: int, error: Exception, show: bool) -> Failure:
+def note_failed(cell: Planned, seed: int, error: Exception, show: bool) -> Failure:
     """Note a failed seed as a record. A bug's traceback goes to stderr; an expected error is one line at the end."""
-    message = _words(error)
+    message = one_line(error)
     if show and not isinstance(error, S0Error):
         traceback.print_exception(error)
     try:
         write_failed(cell, seed, message)
     except S0Error as second:
         message += f" (and the failure could not be recorded: {second})"
-    return _failure(cell, [seed], message, getattr(error, "exit_code", S0Error.exit_code))
+    return failure_of(cell, [seed], message, getattr(error, "exit_code", S0Error.exit_code))
 
 
-def _words(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The error as one line."""
     return " ".join((str(error) if isinstance(error, S0Error) else f"{type(error).__name__}: {error}").split())
 
 
-def _failure(cell: Planned, seeds: list[int], message: str, exit_code: int) -> Failure:
+def failure_of(cell: Planned, seeds: list[int], message: str, exit_code: int) -> Failure:
     return Failure(cell.label(), seeds, message, exit_code, cell.rerun(seeds))
 
 
-def _merged(cell: Planned, failures: list[Failure]) -> list[Failure]:
+def merge_failures(cell: Planned, failures: list[Failure]) -> list[Failure]:
     """Seeds that failed with the same words are one failure."""
     seeds: dict[tuple[str, int], list[int]] = {}
     for f in failures:
         seeds.setdefault((f.message, f.exit_code), []).extend(f.seeds)
-    return [_failure(cell, some, message, code) for (message, code), some in seeds.items()]
+    return [failure_of(cell, some, message, code) for (message, code), some in seeds.items()]
 
 
 def record_path(config: dict[str, Any], record: Any) -> Path:
-    from s0.storage.records import record_stem
-
     return Path(config["records"]) / f"{record_stem(record)}.json"
 
 
@@ -71,9 +71,6 @@ def failed_path(config: dict[str, Any], seed: int) -> Path:
 
 def write_failed(cell: Planned, seed: int, message: str) -> None:
     """Write the record of a failed seed. Raises StoreError when even that is impossible."""
-    from s0.runtime.environment import git_state
-    from s0.storage.records import Record, TrainingSummary
-
     config = cell.config
     path = failed_path(config, seed)
     record = Record(

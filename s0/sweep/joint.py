@@ -16,8 +16,8 @@ from typing import Any
 from s0.data import digest
 from s0.experiment.alpha import choose_alphas, trainings_of
 from s0.experiment.cell import Cell
-from s0.experiment.lab import Lab
 from s0.experiment.learn import FUSED, context, learn
+from s0.experiment.resources import Resources
 from s0.methods import Training, TrainingSet, make_method
 from s0.storage.records import find_record
 from s0.sweep.plan import Planned
@@ -37,7 +37,7 @@ def groups(cells: Sequence[Planned], numbers: Sequence[int], processes: int = 1)
     for n in numbers:
         config = cells[n].config
         method = make_method(config["method"])
-        company = method.company()
+        company = method.joint_key()
         key = digest([method.name, company, *(config[s] for s in SHARED)])
         if company is None or key not in alike:
             out.append([])
@@ -69,14 +69,14 @@ def _parts(group: list[int], trainings: list[set[tuple[str, int, int]]], process
     return parts
 
 
-def train_ahead(configs: Sequence[dict[str, Any]], lab: Lab) -> list[dict[str, float]]:
+def train_ahead(configs: Sequence[dict[str, Any]], resources: Resources) -> list[dict[str, float]]:
     """Have the trainings of all these cells (one of `groups`) in the store. Returns each cell's share of the seconds spent,
     by stage.
 
     Cells with all their records, and cells that cannot be trained (their own run says why), are left out. Raises S0Error.
     """
     spent: list[dict[str, float]] = [{} for _ in configs]
-    cells = [Cell(c, lab) for c in configs]
+    cells = [Cell(c, resources) for c in configs]
     try:
         todo = [_missing(cell) for cell in cells]
         if sum(map(bool, todo)) < 2:
@@ -87,7 +87,9 @@ def train_ahead(configs: Sequence[dict[str, Any]], lab: Lab) -> list[dict[str, f
         start = time.monotonic()
         wanted = [_prepared(cell, seeds, examples) if seeds else [] for cell, seeds in zip(cells, todo, strict=True)]
         if sum(map(bool, wanted)) > 1:
-            learn(first.store, first.subject, [training for some in wanted for training in some], first.config["train"])
+            learn(
+                first.store, first.checkpoint, [training for some in wanted for training in some], first.config["train"]
+            )
         seconds = time.monotonic() - start
         for share, seeds, mine in zip(spent, todo, wanted, strict=True):
             if seeds:
@@ -110,7 +112,7 @@ def _missing(cell: Cell) -> list[int]:
 
 def _prepared(cell: Cell, seeds: list[int], examples: dict[int, list[Any]]) -> list[Training]:
     """What the cell has to train, checked as far as that goes without training; nothing where a check fails."""
-    ctx = context(cell.subject, cell.config["train"])
+    ctx = context(cell.checkpoint, cell.config["train"])
     try:
         sets = {s: TrainingSet(s, cell.subset(examples[s], s)) for s in seeds if examples[s]}
         trainings = trainings_of(cell, sets, choose_alphas(cell, sets)[1])

@@ -19,14 +19,14 @@ from s0.sweep.plan import Planned
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """What became of one cell: paths of its records, and its failures."""
 
     records: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(self.records + other.records, self.failures + other.failures)
+    def __add__(self, other: CellOutcome) -> CellOutcome:
+        return CellOutcome(self.records + other.records, self.failures + other.failures)
 
 
 class Sweep:
@@ -34,7 +34,7 @@ class Sweep:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
-        self._known: dict[int, Outcome] = {}
+        self._known: dict[int, CellOutcome] = {}
 
     @classmethod
     def create(cls, folder: Path, cells: Sequence[Planned]) -> Sweep:
@@ -45,16 +45,16 @@ class Sweep:
         assert self.folder is not None
         return [Planned(**c) for c in json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))]
 
-    def put(self, n: int, outcome: Outcome) -> None:
+    def put(self, n: int, outcome: CellOutcome) -> None:
         self._known[n] = outcome
         if self.folder:
             write_json(self.folder / f"cell-{n:05d}.json", dataclasses.asdict(outcome))
 
-    def get(self, n: int) -> Outcome | None:
+    def get(self, n: int) -> CellOutcome | None:
         if n not in self._known and self.folder:
             with contextlib.suppress(FileNotFoundError):
                 data = json.loads((self.folder / f"cell-{n:05d}.json").read_text(encoding="utf-8"))
-                self._known[n] = Outcome(data["records"], [Failure(**f) for f in data["failures"]])
+                self._known[n] = CellOutcome(data["records"], [Failure(**f) for f in data["failures"]])
         return self._known.get(n)
 
     def attempt(self, n: int, what: str = "attempts") -> int:

@@ -28,7 +28,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Batch:
+class JointRun:
     """Records computed together: their wall times are the batch's, not one seed's."""
 
     kind: tuple[Any, ...]
@@ -42,7 +42,7 @@ class Index:
     def __init__(self, folders: Iterable[Path]):
         self.by_seed: dict[tuple[str, int], Record] = {}
         self.failed: dict[tuple[str, int], Record] = {}
-        groups: dict[tuple[Any, ...], Batch] = {}
+        groups: dict[tuple[Any, ...], JointRun] = {}
         for folder in sorted(set(folders)):
             for path in find_records([folder]) if folder.is_dir() else []:
                 try:
@@ -56,7 +56,7 @@ class Index:
                     key = (kind, record.config_hash, tuple(sorted(record.wall_s.items())))
                     seen = groups.get(key)
                     total = sum(v for k, v in record.wall_s.items() if k != "grade")  # graded while sampling
-                    groups[key] = Batch(kind, total, (seen.seeds if seen else 0) + 1)
+                    groups[key] = JointRun(kind, total, (seen.seeds if seen else 0) + 1)
         self.batches = list(groups.values())
 
     def state(self, config: dict[str, Any]) -> State:

@@ -14,17 +14,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from s0.errors import ArchitectureError, ConfigError, S0Error, SandboxError
-from s0.experiment.lab import Labs
-from s0.runtime.process import _free_memory, _many_files, set_threads
-from s0.sweep.after import _after
-from s0.sweep.failures import _failed, _failure, _merged, _words, failed_path, record_path
-from s0.sweep.ledger import Outcome, Sweep, claimed
+from s0.experiment.resources import ResourceCache
+from s0.runtime.process import free_memory, raise_file_limit, set_threads
+from s0.sweep.after import after_cell
+from s0.sweep.failures import failed_path, failure_of, merge_failures, note_failed, one_line, record_path
+from s0.sweep.ledger import CellOutcome, Sweep, claimed
 from s0.sweep.plan import Planned
 
 #: errors that no choice of seeds can avoid: the seeds are not tried one by one
 WHOLE_CELL = (ArchitectureError, ConfigError, SandboxError)
 #: cells that took so many processes down while they trained together are run one by one
-TOGETHER_ATTEMPTS = 2
+JOINT_ATTEMPTS = 2
 
 
 def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = None, max_attempts: int = 0) -> None:
@@ -32,12 +32,13 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
 
     With max_attempts > 0 a cell that took that many processes down with it is a failure instead of being tried again.
     """
+    # start-up: torch
     from s0.sweep.joint import groups
 
-    _many_files()
+    raise_file_limit()
     numbers = list(range(len(cells)) if only is None else only)
     left = {n: list(cells[n].config["seed"]) for n in numbers}
-    so_far = {n: Outcome() for n in numbers}
+    so_far = {n: CellOutcome() for n in numbers}
     spent: dict[int, dict[str, float]] = {}
 
     def unfinished(some: Iterable[int]) -> list[int]:
@@ -52,9 +53,9 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
                     mine[n] = s
             if len(mine) > 1:
                 # what took processes down together is left to the cells themselves, and to their count of attempts
-                apart = max_attempts > 0 and sweep.attempt(min(mine), "together") >= TOGETHER_ATTEMPTS
+                apart = max_attempts > 0 and sweep.attempt(min(mine), "together") >= JOINT_ATTEMPTS
                 configs = [{**cells[n].config, "seed": s} for n, s in mine.items()]
-                spent.update(zip(mine, [{} for _ in mine] if apart else train_together(configs, labs), strict=True))
+                spent.update(zip(mine, [{} for _ in mine] if apart else train_jointly(configs, labs), strict=True))
 
     def take(n: int) -> bool:
         """Run those seeds of cell n that nobody else holds. Returns whether there were any."""
@@ -66,7 +67,7 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
                 print(f"[{n + 1}/{len(cells)}] {cell.label()}", flush=True)
             if max_attempts and sweep.attempt(n) >= max_attempts:
                 message = f"{max_attempts} processes died while running it (killed: out of memory?)"
-                part = Outcome(failures=[_failure(cell, seeds, message, S0Error.exit_code)])
+                part = CellOutcome(failures=[failure_of(cell, seeds, message, S0Error.exit_code)])
             else:
                 part = run_seeds(cell, seeds, labs, spent.get(n))
                 spent[n] = {}
@@ -78,7 +79,7 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
 
     processes = min(len(numbers), cells[numbers[0]].config["workers"]) if numbers else 0
     queue = groups(cells, numbers, max(1, processes))
-    with Labs() as labs:
+    with ResourceCache() as labs:
         while unfinished(numbers):
             taken = False
             for group in queue:
@@ -91,52 +92,62 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
                     pass  # it is done now, or its process died: then the next round takes over all that one held
 
 
-def train_together(configs: list[dict[str, Any]], labs: Labs) -> list[dict[str, float]]:
+def train_jointly(configs: list[dict[str, Any]], labs: ResourceCache) -> list[dict[str, float]]:
     """`s0.sweep.joint.train_ahead`, or nothing where that fails: then every cell trains by itself, and says what is wrong."""
+    # start-up: torch
     from s0.sweep.joint import train_ahead
 
     try:
         set_threads(configs[0])
         return train_ahead(configs, labs.get(configs[0]))
     except Exception as error:
-        message = _words(error)
-    _free_memory()  # outside the except block: the traceback held the tensors of the run that failed
+        message = one_line(error)
+    free_memory()  # outside the except block: the traceback held the tensors of the run that failed
     print(f"  training {len(configs)} cells together failed ({message}); each trains by itself", flush=True)
     return [{} for _ in configs]
 
 
-def run_seeds(cell: Planned, seeds: list[int], labs: Labs, spent: dict[str, float] | None = None) -> Outcome:
+def run_seeds(
+    cell: Planned, seeds: list[int], labs: ResourceCache, spent: dict[str, float] | None = None
+) -> CellOutcome:
     """Records of one cell for `seeds`. When running them together fails they are run one by one, so that one bad seed
     does not cost the others; what still fails is kept as a record with status "failed"."""
+    # start-up: torch
     from s0.experiment.run import run_cell
 
-    failure: Outcome | None = None
+    failure: CellOutcome | None = None
     try:
         set_threads(cell.config)
-        lab = labs.get(cell.config)
-        records = run_cell({**cell.config, "seed": seeds}, lab, cell.command, spent)
+        resources = labs.get(cell.config)
+        records = run_cell({**cell.config, "seed": seeds}, resources, cell.command, spent)
     except Exception as error:
         if len(seeds) == 1 or isinstance(error, WHOLE_CELL):
-            failure = Outcome(failures=_merged(cell, [_failed(cell, s, error, n == 0) for n, s in enumerate(seeds)]))
+            failure = CellOutcome(
+                failures=merge_failures(cell, [note_failed(cell, s, error, n == 0) for n, s in enumerate(seeds)])
+            )
     else:
-        return _finished(cell, seeds, lab, records)
-    _free_memory()  # outside the except block: the traceback held the tensors of the run that failed
+        return _finished(cell, seeds, resources, records)
+    free_memory()  # outside the except block: the traceback held the tensors of the run that failed
     if failure is not None:
         return failure
     parts = [run_seeds(cell, [s], labs) for s in seeds]
-    return Outcome([r for p in parts for r in p.records], _merged(cell, [f for p in parts for f in p.failures]))
+    return CellOutcome(
+        [r for p in parts for r in p.records], merge_failures(cell, [f for p in parts for f in p.failures])
+    )
 
 
-def _finished(cell: Planned, seeds: list[int], lab: Any, records: list[Any]) -> Outcome:
-    outcome = Outcome([str(record_path(cell.config, r)) for r in records])
+def _finished(cell: Planned, seeds: list[int], resources: Any, records: list[Any]) -> CellOutcome:
+    outcome = CellOutcome([str(record_path(cell.config, r)) for r in records])
     for r in records:
         failed_path(cell.config, r.seed).unlink(missing_ok=True)
     try:
-        _after(cell.config, lab, records)
+        after_cell(cell.config, resources, records)
     except Exception as error:
         if not isinstance(error, S0Error):
             traceback.print_exception(error)
-        outcome.failures.append(_failure(cell, seeds, _words(error), getattr(error, "exit_code", S0Error.exit_code)))
+        outcome.failures.append(
+            failure_of(cell, seeds, one_line(error), getattr(error, "exit_code", S0Error.exit_code))
+        )
     return outcome
 
 

@@ -9,17 +9,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from s0.config.registry import TASKS
 from s0.errors import ConfigError
 from s0.tasks.base import GradingItem, Part, Task
-
-#: `task.name` -> "module:class"
-TASKS: dict[str, str] = {
-    "minieval": "s0.tasks.minieval:MiniEval",
-    "humaneval": "s0.tasks.humaneval:HumanEval",
-    "math500": "s0.tasks.math500:Math500",
-    "gsm8k": "s0.tasks.gsm8k:GSM8K",
-    "spider": "s0.tasks.spider:Spider",
-}
 
 
 def make_task(name: str, config: Mapping[str, Any] | None = None) -> Task:

@@ -93,6 +93,7 @@ class HumanEval(Benchmark):
         return function_body(problem.prompt, code, entry_point)
 
     def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        # start-up: processes and their self-test, for those who only read the data
         from s0.sandbox import PythonCheck
 
         checks = [

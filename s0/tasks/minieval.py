@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from s0.tasks.humaneval import COLUMNS, HumanEval
+from s0.tiny import benchmark
 
 
 class MiniEval(HumanEval):
@@ -23,7 +24,5 @@ class MiniEval(HumanEval):
     def read_rows(self) -> list[Mapping[str, Any]]:
         if self.path or self.hub_id:
             return super().read_rows()
-        from s0.tiny import benchmark
-
         self.source = f"shipped file s0/tiny/{benchmark.PATH.name}"
         return [{column: row[column] for column in COLUMNS} for row in benchmark.load()]

@@ -153,6 +153,7 @@ class Spider(Benchmark):
         return prepare(sql, self.keep_distinct) if self.match == "official" else sql
 
     def _run(self, jobs: list[tuple[Path, str]], sandbox: Any) -> dict[tuple[Path, str], SqlResult]:
+        # start-up: processes and their self-test, for those who only read the data
         from s0.sandbox import SqlQuery
 
         queries = [SqlQuery(str(file), sql, timeout_s=self.timeout_s) for file, sql in jobs]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-Rows = Sequence[tuple[Any, ...]]
+SqlRows = Sequence[tuple[Any, ...]]
 
 #: backtracking steps of one column match; real results need a handful, an adversarial table must not stop the evaluation
 MAX_STEPS = 20_000
@@ -50,12 +50,12 @@ def prepare(sql: str, keep_distinct: bool) -> str:
     return sql if keep_distinct else strip_distinct(sql)
 
 
-def same_set(gold: Rows, predicted: Rows) -> bool:
+def same_set(gold: SqlRows, predicted: SqlRows) -> bool:
     """Equality as sets of rows: order and duplicates ignored, permuted columns not accepted."""
     return set(gold) == set(predicted)
 
 
-def same_official(gold: Rows, predicted: Rows, ordered: bool) -> bool:
+def same_official(gold: SqlRows, predicted: SqlRows, ordered: bool) -> bool:
     """Equality under some permutation of the predicted columns, as lists (`ordered`) or as bags of rows.
 
     Two empty results are equal whatever their columns. Raises TimeoutError where MAX_STEPS do not decide.

@@ -9,7 +9,7 @@ from typing import Any
 from s0.errors import S0Error
 from s0.storage.files import write_text
 from s0.storage.records import Record, fingerprint
-from s0.tracking.wandb import _wandb_run
+from s0.tracking.wandb import write_run
 
 
 class TrackingError(S0Error):
@@ -27,7 +27,7 @@ def track(config: dict[str, Any], records: Sequence[Record]) -> None:
         if done.exists():
             continue
         try:
-            where = _wandb_run(config, record)
+            where = write_run(config, record)
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrackingError(

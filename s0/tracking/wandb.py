@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 from s0.storage.records import Evaluation, Record
 
 
-def _wandb_run(config: dict[str, Any], record: Record) -> str:
+def write_run(config: dict[str, Any], record: Record) -> str:
     """Write one record as one run. Returns its address, or its folder where it is offline."""
     import wandb
 

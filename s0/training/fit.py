@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from s0.errors import ConfigError, S0Error
 from s0.kernels.routing import cpu_kernels
-from s0.runtime.parallel import fewer_threads, in_lanes, lanes_for
+from s0.runtime.parallel import fewer_threads, parallel_passes, run_parallel
 from s0.state.cache import TrainingCache
 from s0.state.families import Layout
 from s0.training.batches import Batch, make_batches
@@ -109,7 +109,7 @@ def fit_states(
         losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
     batches = make_batches(jobs, device, token_budget, pad_id, device.type != "cpu" if mix is None else mix)
     plain = functools.partial(_training_cache, layout)
-    lanes = lanes_for(model)
+    n_parallel = parallel_passes(model)
 
     def snapshot() -> dict[str, Any]:
         return {"adam": adam.state_dict(), "losses": losses, "grad_norms": norms}
@@ -126,7 +126,7 @@ def fit_states(
                 grads = {i: torch.zeros_like(s) for i, s in now.items()}
                 one = functools.partial(one_pass, model, layout, choose, now, through or plain)
                 # closed by hand: an interrupt in this loop must not leave passes running behind it
-                with contextlib.closing(in_lanes(one, batches, lanes)) as passes:
+                with contextlib.closing(run_parallel(one, batches, n_parallel)) as passes:
                     for batch, (each, row_grads) in zip(batches, passes, strict=True):
                         total.index_add_(0, batch.token_jobs.to(home), each.to(home))
                         for i, g in row_grads.items():

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from s0.errors import S0Error
 from s0.kernels.routing import cpu_kernels
-from s0.runtime.parallel import in_lanes, lanes_for
+from s0.runtime.parallel import parallel_passes, run_parallel
 from s0.state.cache import TrainingCache
 from s0.training.batches import Batch, make_batches
 from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, TrainingSet
-from s0.training.passes import _frozen, recompute_layers, token_losses
+from s0.training.passes import frozen, recompute_layers, token_losses
 from s0.training.passes import logits_at as scored_positions
 
 
@@ -72,7 +72,7 @@ def train_each(
         if not one.examples:
             raise S0Error(f"training (seed {one.seed}): no examples; verify more samples first")
         here = resume["current"] if resume is not None and position == len(resume["done"]) else None
-        with _frozen(ctx.model), open_trainee(one.seed) as trainee:
+        with frozen(ctx.model), open_trainee(one.seed) as trainee:
             curve = _train(ctx, sets, position, one, settings, trainee, done, here)
             done.append((trainee.result(), curve))
     return done
@@ -112,7 +112,7 @@ def _train(
             },
         }
 
-    lanes = lanes_for(ctx.model)
+    n_parallel = parallel_passes(ctx.model)
     kernels = functools.partial(cpu_kernels, ctx.layout) if ctx.layout is not None else contextlib.nullcontext
 
     def one_pass(batch: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
@@ -128,7 +128,7 @@ def _train(
             stack.enter_context(recompute_layers(text_model(ctx)))
         for step in range(len(curve.losses), n_steps):
             total = 0.0
-            with contextlib.closing(in_lanes(one_pass, batches, lanes)) as passes:
+            with contextlib.closing(run_parallel(one_pass, batches, n_parallel)) as passes:
                 for loss, grads in passes:
                     total += loss
                     for p, g in zip(params, grads, strict=True):

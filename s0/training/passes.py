@@ -68,7 +68,7 @@ def recompute_layers(text_model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Any:
+def frozen(model: nn.Module) -> Any:
     """The model in eval mode with no parameter asking for gradients; both are restored afterwards."""
     training, flags = model.training, [(p, p.requires_grad) for p in model.parameters()]
     model.eval()

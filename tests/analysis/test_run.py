@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from s0.analysis.run import ANALYSES, analyse
-from s0.config import schema
+from s0.config.registry import register
+from s0.config.resolve import resolve
 from s0.errors import ConfigError
-from s0.experiment.lab import Lab
+from s0.experiment.resources import Resources
 from s0.experiment.run import run_cell
 from s0.storage.results import read_result
 from s0.storage.store import Store
@@ -21,11 +22,11 @@ def compose(folder: Path, analysis: str, *overrides: str):
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    schema.register()
+    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra_compose("config", [f"store={folder / 'store'}", f"records={folder / 'records'}", "seed=0",
                                        "task.samples_per_problem=4", "method.alpha=0.3", *overrides])  # fmt: skip
-    return {**schema.resolve(cfg), "analysis": analysis}
+    return {**resolve(cfg), "analysis": analysis}
 
 
 @pytest.mark.slow
@@ -33,14 +34,14 @@ def test_analyses_of_a_real_cell_and_nothing_is_done_twice(tmp_path: Path) -> No
     values = {}
     for name in ANALYSES:
         config = compose(tmp_path, name)
-        with Lab(Store(config["store"]), config["sandbox"]) as lab:
-            records = run_cell(config, lab)
-            (path,) = analyse(config, lab, records)
+        with Resources(Store(config["store"]), config["sandbox"]) as resources:
+            records = run_cell(config, resources)
+            (path,) = analyse(config, resources, records)
             result = read_result(path)
             assert result.analysis == name
             assert result.record_key == records[0].key
             time = path.stat().st_mtime_ns
-            assert analyse(config, lab, records) == [path]
+            assert analyse(config, resources, records) == [path]
             assert path.stat().st_mtime_ns == time
         values[name] = result.values
     assert values["persistence"]["n_prompts"] == 84

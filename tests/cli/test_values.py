@@ -9,7 +9,7 @@ import pytest
 
 from s0.cli.compose import make_plan, parse_args
 from s0.errors import ConfigError
-from s0.experiment.checkpoint import EMBEDDED as FOLDER
+from s0.paths import EMBEDDED_MODELS as FOLDER
 from s0.sweep.plan import Planned
 from s0.tiny.standins import EMBEDDED
 

@@ -11,11 +11,11 @@ from s0.engines.naive import NaiveEngine
 from s0.errors import ConfigError
 from s0.state.families import describe
 from s0.state.initial import InitialState
-from s0.state.random_models import SPECIMENS, build
+from s0.state.random_models import MODELS, build
 
 
 class _Tokenizer:
-    """Token ids as text: the specimens have no vocabulary."""
+    """Token ids as text: the models have no vocabulary."""
 
     eos_token_id = None
 
@@ -27,7 +27,7 @@ class _Tokenizer:
 REFUSED = ("qwen4_exp", "glm5_next")
 
 
-@pytest.mark.parametrize("name", [n for n in SPECIMENS if n.split(" ")[0] not in REFUSED])
+@pytest.mark.parametrize("name", [n for n in MODELS if n.split(" ")[0] not in REFUSED])
 def test_rows_of_different_states_decode_as_one_by_one(name):
     model = build(name)
     model.generation_config.eos_token_id = None
@@ -43,7 +43,7 @@ def test_rows_of_different_states_decode_as_one_by_one(name):
     assert [r.token_ids for r in found] == [r.token_ids for r in expected]
 
 
-@pytest.mark.parametrize("name", [n for n in SPECIMENS if n.split(" ")[0] in REFUSED])
+@pytest.mark.parametrize("name", [n for n in MODELS if n.split(" ")[0] in REFUSED])
 def test_layers_the_slot_cache_does_not_keep_are_refused(name):
     with pytest.raises(ConfigError, match="engine=naive"):
         HFEngine().all(build(name), _Tokenizer(), [Request((1, 2), 2)])

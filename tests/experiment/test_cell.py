@@ -12,9 +12,9 @@ import torch
 
 from s0.cli.compose import make_plan, parse_args
 from s0.errors import ArchitectureError, ConfigError, DataError
-from s0.experiment.checkpoint import EMBEDDED
-from s0.experiment.lab import Lab
+from s0.experiment.resources import Resources
 from s0.experiment.run import run_cell
+from s0.paths import EMBEDDED_MODELS as EMBEDDED
 from s0.storage.records import Record, find_record, fingerprint, read_record
 from s0.storage.store import Store
 
@@ -35,8 +35,8 @@ def config(tmp_path: Path, *overrides: str, limits: bool = True) -> dict[str, An
 
 def run(cfg: dict[str, Any]) -> list[Record]:
     torch.set_num_threads(1)
-    with Lab(Store(cfg["store"]), cfg["sandbox"]) as lab:
-        return run_cell(cfg, lab, "test")
+    with Resources(Store(cfg["store"]), cfg["sandbox"]) as resources:
+        return run_cell(cfg, resources, "test")
 
 
 def completions(cfg: dict[str, Any]) -> int:

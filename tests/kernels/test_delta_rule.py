@@ -118,7 +118,7 @@ def test_models_reach_it_in_this_thread_and_only_inside_the_context(name: str, m
     model = build(name).eval()
     layout = describe(model)
     used: list[str] = []
-    import s0.kernels.delta_rule as module
+    import s0.kernels.routing as module
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         used.append(threading.current_thread().name)

@@ -13,7 +13,7 @@ import torch
 import s0_tuning
 from s0 import S0Config, S0Trainer
 from s0.errors import ArchitectureError, S0Error
-from s0.experiment.checkpoint import EMBEDDED
+from s0.paths import EMBEDDED_MODELS as EMBEDDED
 
 FOLDER = EMBEDDED / "tiny_gdn"
 README = Path(__file__).parents[2] / "README.md"

@@ -14,7 +14,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from s0.engines import make_engine
 from s0.engines.base import Request
 from s0.errors import ArchitectureError, S0Error
-from s0.state.random_models import SPECIMENS
+from s0.state.random_models import MODELS
 
 N = 6
 
@@ -117,7 +117,7 @@ def test_without_projection_the_parameters_are_the_keys_and_values() -> None:
 
 @pytest.mark.parametrize("name", ["qwen3_5", "falcon_h1", "mamba2", "nemotron_h", "zamba2"])
 def test_models_with_recurrent_layers_are_refused(name: str) -> None:
-    assert name in SPECIMENS
+    assert name in MODELS
     with pytest.raises(ArchitectureError, match="no keys and values to put a prefix in front of"):
         _fit(model_of(name))
 

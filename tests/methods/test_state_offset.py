@@ -20,7 +20,7 @@ from s0.state.cache import S0Cache, TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
 from s0.state.inject import Injection
-from s0.state.random_models import SPECIMENS, build
+from s0.state.random_models import MODELS, build
 from s0.training.fit import fit_states
 from s0.training.jobs import FitConfig, FitJob
 
@@ -31,7 +31,7 @@ def _offsets(layout: Layout, rows: int = 1, scale: float = 0.3) -> dict[int, Ten
 
 
 @pytest.mark.parametrize("mode", ["accumulate", "readout"])
-@pytest.mark.parametrize("name", SPECIMENS)
+@pytest.mark.parametrize("name", MODELS)
 def test_prefill_equals_token_by_token_in_every_family(name: str, mode: str) -> None:
     model = build(name)
     layout = describe(model)
@@ -150,12 +150,12 @@ def test_side_by_side_training_gives_the_bytes_of_one_pass_after_another(
     threads = torch.get_num_threads()
     results = {}
     try:
-        for lanes in (1, 3):
-            torch.set_num_threads(lanes)
-            monkeypatch.setattr("s0.training.fit.lanes_for", lambda model, n=lanes: n)
+        for n_parallel in (1, 3):
+            torch.set_num_threads(n_parallel)
+            monkeypatch.setattr("s0.training.fit.parallel_passes", lambda model, n=n_parallel: n)
             m = method("state_offset", n_steps=3, lr=0.01)
             ctx = context(model_of(name), token_budget=40)
-            results[lanes] = m.fit(ctx, [*sets(0), *sets(1)])
+            results[n_parallel] = m.fit(ctx, [*sets(0), *sets(1)])
     finally:
         torch.set_num_threads(threads)
     for a, b in zip(results[1], results[3], strict=True):

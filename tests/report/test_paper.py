@@ -13,7 +13,7 @@ from synthetic_paper import write_all
 
 from s0.errors import ConfigError, S0Error
 from s0.report.paper import build as builder
-from s0.report.paper.build import Layout, build, build_pdf, macro_text
+from s0.report.paper.build import PaperPaths, build, build_pdf, macro_text
 from s0.report.paper.context import NOT_RUN, Context
 from s0.report.paper.items import ITEMS
 from s0.report.paper.mechanism import stars
@@ -25,34 +25,34 @@ TEX = ROOT / "paper" / "s0_tuning.tex"
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory) -> Layout:
+def empty(tmp_path_factory) -> PaperPaths:
     root = tmp_path_factory.mktemp("empty")
-    layout = Layout.of(ROOT, root / "paper", root / "records")
+    layout = PaperPaths.of(ROOT, root / "paper", root / "records")
     build(layout, say=lambda line: None)
     shutil.copy(TEX, layout.paper)
     return layout
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Layout:
+def full(tmp_path_factory) -> PaperPaths:
     root = tmp_path_factory.mktemp("full")
     write_all(root / "records", seeds=3)
-    layout = Layout.of(ROOT, root / "paper", root / "records")
+    layout = PaperPaths.of(ROOT, root / "paper", root / "records")
     build(layout, say=lambda line: None)
     shutil.copy(TEX, layout.paper)
     return layout
 
 
-def rows(layout: Layout, stem: str) -> list[dict[str, str]]:
+def rows(layout: PaperPaths, stem: str) -> list[dict[str, str]]:
     with open(layout.paper / "tables" / f"{stem}.csv", newline="") as f:
         return list(csv.DictReader(f))
 
 
-def quiet_build(layout: Layout, *names: str) -> list[str]:
+def quiet_build(layout: PaperPaths, *names: str) -> list[str]:
     return build(layout, names, say=lambda line: None)
 
 
-def test_without_records_every_measured_cell_says_not_run(empty: Layout) -> None:
+def test_without_records_every_measured_cell_says_not_run(empty: PaperPaths) -> None:
     for path in (empty.paper / "tables").glob("*.csv"):
         for row in rows(empty, path.stem):
             for column, value in row.items():
@@ -61,7 +61,7 @@ def test_without_records_every_measured_cell_says_not_run(empty: Layout) -> None
     assert rows(empty, "table1_main")[1]["embedded Δ"] == NOT_RUN
 
 
-def test_published_cells_are_the_published_figures(empty: Layout) -> None:
+def test_published_cells_are_the_published_figures(empty: PaperPaths) -> None:
     table = {(r["model"], r["method"]): r for r in rows(empty, "table1_main")}
     assert table["Qwen3.5-4B", "S0"]["published Δ"] == "+23.6 ± 1.7"
     assert table["Qwen3.5-4B", "baseline"]["published %"] == "48.8"
@@ -70,13 +70,13 @@ def test_published_cells_are_the_published_figures(empty: Layout) -> None:
     assert {r["task"]: r["published Δ"] for r in rows(empty, "cross_domain")}["GSM8K"] == "+2.8 ± 1.6"
 
 
-def test_recomputed_p_values_agree_with_the_published_ones(empty: Layout) -> None:
+def test_recomputed_p_values_agree_with_the_published_ones(empty: PaperPaths) -> None:
     table = {r["comparison"]: r for r in rows(empty, "p_values")}
     assert float(table["s0 vs baseline (gsm8k)"]["recomputed p"]) == pytest.approx(3.18e-4, rel=0.02)
     assert float(table["s0 vs baseline (math500)"]["recomputed p"]) == pytest.approx(1.72e-5, rel=0.02)
 
 
-def test_measured_cells_equal_the_records(full: Layout) -> None:
+def test_measured_cells_equal_the_records(full: PaperPaths) -> None:
     own = Context(full.records, full.published).of("table1_main", "tiny_gdn", label="s0")
     mean = sum(r.delta_pp for r in own) / len(own)
     row = next(r for r in rows(full, "table1_main") if (r["model"], r["method"]) == ("Qwen3.5-4B", "S0"))
@@ -84,11 +84,11 @@ def test_measured_cells_equal_the_records(full: Layout) -> None:
     assert row["seeds"] == "3"
 
 
-def test_second_build_does_nothing(full: Layout) -> None:
+def test_second_build_does_nothing(full: PaperPaths) -> None:
     assert quiet_build(full) == []
 
 
-def test_a_changed_record_rebuilds_what_reads_it_and_nothing_else(full: Layout) -> None:
+def test_a_changed_record_rebuilds_what_reads_it_and_nothing_else(full: PaperPaths) -> None:
     path = next((full.records / "table5_layers").glob("*.json"))
     before = path.read_text()
     path.write_text(before.replace("2025-01-01", "2025-01-02"))
@@ -97,7 +97,7 @@ def test_a_changed_record_rebuilds_what_reads_it_and_nothing_else(full: Layout) 
     assert quiet_build(full) == ["table5_layers"]
 
 
-def test_a_new_record_rebuilds(full: Layout) -> None:
+def test_a_new_record_rebuilds(full: PaperPaths) -> None:
     path = write_record(full.records / "prefix_control", record(9, bits("1" * 84), bits("0" * 84), method="prefix",
                         experiment="prefix_control", model="tiny_transformer", alpha=None))  # fmt: skip
     assert quiet_build(full) == ["prefix_control"]
@@ -105,7 +105,7 @@ def test_a_new_record_rebuilds(full: Layout) -> None:
     assert quiet_build(full) == ["prefix_control"]
 
 
-def test_attack_hand_edited_output_is_rebuilt(full: Layout) -> None:
+def test_attack_hand_edited_output_is_rebuilt(full: PaperPaths) -> None:
     path = full.paper / "tables" / "table1_main.tex"
     before = path.read_text()
     path.write_text(before.replace("23.6", "99.9"))
@@ -115,13 +115,13 @@ def test_attack_hand_edited_output_is_rebuilt(full: Layout) -> None:
     assert quiet_build(full) == ["fig2"]
 
 
-def test_torn_manifest_means_everything_is_stale(empty: Layout) -> None:
+def test_torn_manifest_means_everything_is_stale(empty: PaperPaths) -> None:
     (empty.paper / "manifest.json").write_text('{"table1')
     assert quiet_build(empty) == list(ITEMS)
 
 
 def test_attack_torn_record_fails_its_items_and_builds_the_others(tmp_path: Path) -> None:
-    layout = Layout.of(ROOT, tmp_path / "paper", tmp_path / "records")
+    layout = PaperPaths.of(ROOT, tmp_path / "paper", tmp_path / "records")
     path = write_record(layout.records / "table5_layers", record(0, bits("10"), bits("11")))
     path.write_text(path.read_text()[:99])
     with pytest.raises(S0Error, match=r"table5_layers.*not a readable record"):
@@ -130,7 +130,7 @@ def test_attack_torn_record_fails_its_items_and_builds_the_others(tmp_path: Path
     assert (layout.paper / "tables" / "p_values.csv").exists()
 
 
-def test_unknown_item_is_one_line_with_the_choices(empty: Layout) -> None:
+def test_unknown_item_is_one_line_with_the_choices(empty: PaperPaths) -> None:
     with pytest.raises(ConfigError, match="choose from table1_main"):
         quiet_build(empty, "tabel1")
 
@@ -145,7 +145,7 @@ def test_every_macro_of_the_text_is_generated(which: str, request) -> None:
     assert used
 
 
-def test_the_text_holds_every_table_and_figure(empty: Layout) -> None:
+def test_the_text_holds_every_table_and_figure(empty: PaperPaths) -> None:
     text = TEX.read_text()
     for path in (empty.paper / "tables").glob("*.tex"):
         assert f"tables/{path.name}" in text
@@ -166,7 +166,7 @@ def test_macro_names_are_letters() -> None:
 
 
 def test_several_settings_of_one_method_are_not_one_number(tmp_path: Path) -> None:
-    layout = Layout.of(ROOT, tmp_path / "paper", tmp_path / "records")
+    layout = PaperPaths.of(ROOT, tmp_path / "paper", tmp_path / "records")
     for lr in (1e-3, 1e-2):
         write_record(layout.records / "table1_main", record(0, bits("10"), bits("11"), experiment="table1_main",
                      config={"method": {"name": "s0", "lr": lr}}))  # fmt: skip
@@ -191,7 +191,7 @@ def test_stars() -> None:
     assert [stars(p) for p in (1e-4, 5e-3, 0.03, 0.2, float("nan"))] == ["***", "**", "*", "n.s.", ""]
 
 
-def test_without_latex_one_line_says_what_to_install(empty: Layout, monkeypatch) -> None:
+def test_without_latex_one_line_says_what_to_install(empty: PaperPaths, monkeypatch) -> None:
     monkeypatch.setattr(builder.shutil, "which", lambda name: None)
     said: list[str] = []
     assert build_pdf(empty, said.append) is None
@@ -221,6 +221,6 @@ def test_pdf_builds_without_undefined_references_and_is_then_up_to_date(which: s
     assert rebuilt.read_bytes() == before
 
 
-def test_read_record_of_the_synthetic_set_round_trips(full: Layout) -> None:
+def test_read_record_of_the_synthetic_set_round_trips(full: PaperPaths) -> None:
     path = next((full.records / "table1_main").glob("*.json"))
     assert read_record(path).experiment == "table1_main"

@@ -79,9 +79,9 @@ def test_published_alphas():
 
 @pytest.mark.parametrize("mixer", FAMILIES)
 def test_lora_targets_exist(mixer):
-    from s0.state.random_models import SPECIMENS
+    from s0.state.random_models import MODELS
 
     family = FAMILIES[mixer]
-    name = next(n for n in SPECIMENS if n.split(" ")[0] == family.name)
+    name = next(n for n in MODELS if n.split(" ")[0] == family.name)
     names = {module.rsplit(".", 1)[-1] for module, _ in build(name).named_modules()}
     assert set(family.lora_targets) & names

@@ -1,4 +1,4 @@
-"""Every family keeps every guarantee; what cannot is refused with the reason; nothing in transformers is overlooked."""
+"""Every family keeps every check; what cannot is refused with the reason; nothing in transformers is overlooked."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 import transformers
 
 from s0.errors import ArchitectureError
-from s0.state.checks import GUARANTEES, Broken, padded
+from s0.state.checks import CHECKS, Broken, padded
 from s0.state.families import FAMILIES, REFUSED, describe
-from s0.state.random_models import REFUSED_SPECIMENS, SPECIMENS, build, build_refused
+from s0.state.random_models import MODELS, REFUSED_MODELS, build, build_refused
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=SPECIMENS)
-def specimen(request):
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model = build(request.param)
@@ -28,17 +28,17 @@ def specimen(request):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("guarantee", GUARANTEES)
-def test_guarantee(specimen, guarantee):
-    GUARANTEES[guarantee](*specimen)
+@pytest.mark.parametrize("check", CHECKS)
+def test_check(model, check):
+    CHECKS[check](*model)
 
 
-def test_every_family_has_a_specimen():
-    covered = {describe(build(name)).family.name for name in SPECIMENS}
+def test_every_family_has_a_random_model():
+    covered = {describe(build(name)).family.name for name in MODELS}
     assert covered == {f.name for f in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("name", REFUSED_SPECIMENS)
+@pytest.mark.parametrize("name", REFUSED_MODELS)
 def test_refused_with_a_reason(name):
     with pytest.raises(ArchitectureError) as caught:
         describe(build_refused(name))
@@ -121,6 +121,6 @@ def test_script_reports_what_is_broken(capsys, monkeypatch):
     def fails(model, layout):
         raise Broken("logits differ by 1")
 
-    monkeypatch.setitem(script.GUARANTEES, "save / load", fails)
+    monkeypatch.setitem(script.CHECKS, "save / load", fails)
     assert script.main(["mamba2"]) == 1
     assert "mamba2, save / load: logits differ by 1" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from s0.cli.compose import make_plan, parse_args
 from s0.errors import ConfigError
 from s0.storage.store import Store
 from s0.sweep.failures import Failure, failed_path
-from s0.sweep.ledger import Outcome, Sweep, claim_name, claimed
+from s0.sweep.ledger import CellOutcome, Sweep, claim_name, claimed
 from s0.sweep.plan import Planned
 from s0.sweep.work import work
 from s0.sweep.workers import devices, environments
@@ -62,7 +62,7 @@ def test_outcomes_travel_through_the_folder(cells: list[Planned], tmp_path: Path
     other = Sweep(tmp_path / "sweep")
     assert other.plan() == cells
     assert other.get(0) is None
-    outcome = Outcome(["a.json"], [Failure("m / t / s0", [3], "why", 1, "python run.py")])
+    outcome = CellOutcome(["a.json"], [Failure("m / t / s0", [3], "why", 1, "python run.py")])
     sweep.put(0, outcome)
     assert other.get(0) == outcome
     assert other.get(1) is None
@@ -84,7 +84,7 @@ def test_a_cell_that_takes_processes_down_is_not_tried_for_ever(cells: list[Plan
 def test_finished_cells_are_not_touched(cells: list[Planned], tmp_path: Path) -> None:
     sweep = Sweep.create(tmp_path / "sweep", cells)
     for n in range(len(cells)):
-        sweep.put(n, Outcome(["done.json"]))
+        sweep.put(n, CellOutcome(["done.json"]))
     work(cells, sweep)
     assert not (tmp_path / "store").exists()
 

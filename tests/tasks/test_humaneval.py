@@ -7,9 +7,10 @@ import textwrap
 
 import pytest
 
+from s0.config.registry import TASKS
 from s0.errors import ConfigError, DataError, SandboxError
 from s0.sandbox import Sandbox
-from s0.tasks import TASKS, make_task
+from s0.tasks import make_task
 from s0.tasks.base import GradingItem
 from s0.tasks.pycode import body_indent, function_body
 

@@ -15,9 +15,10 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
+from s0.config.registry import TASKS
 from s0.data import Problem
 from s0.errors import DataError
-from s0.tasks import TASKS, make_task
+from s0.tasks import make_task
 from s0.tasks.benchmark import check_disjoint
 from s0.tasks.source import Source
 

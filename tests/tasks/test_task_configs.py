@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from s0.config.registry import TASKS
 from s0.config.schema import TaskConfig
-from s0.tasks import TASKS, make_task
+from s0.tasks import make_task
 
 FOLDER = Path(__file__).parents[2] / "configs" / "task"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -35,7 +35,7 @@ _CODE = ("stats.py", "data.py", "storage/records.py", "storage/results.py", "rep
 
 
 @dataclass(frozen=True)
-class Layout:
+class PaperPaths:
     """Where things lie: `root` is the repository."""
 
     root: Path
@@ -45,7 +45,7 @@ class Layout:
     configs: Path
 
     @classmethod
-    def of(cls, root: Path, paper: Path | None = None, records: Path | None = None) -> Layout:
+    def of(cls, root: Path, paper: Path | None = None, records: Path | None = None) -> PaperPaths:
         return cls(
             root,
             paper or root / "paper",
@@ -75,7 +75,7 @@ def code_hash() -> str:
     return _hash_files(files)
 
 
-def input_hash(item: Item, layout: Layout) -> str:
+def input_hash(item: Item, layout: PaperPaths) -> str:
     """Hash of everything the item is made from."""
     files = [f for e in item.experiments for f in sorted((layout.records / e).rglob("*.json"))]
     files += [layout.published / f"{name}.csv" for name in item.published]
@@ -88,8 +88,9 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def _write(item: Item, built: Built, layout: Layout) -> list[Path]:
+def _write(item: Item, built: Built, layout: PaperPaths) -> list[Path]:
     """Outputs of one item, sorted."""
+    # start-up: matplotlib
     from s0.report.plots import save_figure
 
     paths = []
@@ -127,7 +128,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def build(layout: Layout, names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[str]:
+def build(layout: PaperPaths, names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[str]:
     """Build the stale items (of `names`, or all); returns their names. Raises ConfigError for an unknown name, S0Error
     where a record or published file cannot be used (after the other items are built)."""
     unknown = [n for n in names if n not in ITEMS]
@@ -166,7 +167,7 @@ def build(layout: Layout, names: Sequence[str] = (), say: Callable[[str], None] 
     return rebuilt
 
 
-def build_pdf(layout: Layout, say: Callable[[str], None] = print) -> Path | None:
+def build_pdf(layout: PaperPaths, say: Callable[[str], None] = print) -> Path | None:
     """`s0_tuning.pdf` from LaTeX, if its sources changed; None (and one line) where LaTeX is not installed."""
     pdf, source = layout.paper / PDF, layout.paper / "s0_tuning.tex"
     manifest_path = layout.paper / "manifest.json"

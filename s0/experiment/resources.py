@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s0.data import digest
-from s0.experiment.checkpoint import Subject
+from s0.experiment.checkpoint import Checkpoint
 from s0.storage.store import Store
 
 
-class Labs:
-    """One laboratory (store, sandbox, loaded model) at a time, shared by the cells that agree on its settings."""
+class ResourceCache:
+    """One set of resources (store, sandbox, loaded model) at a time, shared by the cells that agree on its settings."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -20,12 +20,10 @@ class Labs:
         self._lab: Any = None
 
     def get(self, config: dict[str, Any]) -> Any:
-        from s0.experiment.lab import Lab
-
         key = digest([config["store"], config["sandbox"]])
         if key != self._key:
             self.close()
-            self._lab = self._stack.enter_context(Lab(Store(config["store"]), config["sandbox"]))
+            self._lab = self._stack.enter_context(Resources(Store(config["store"]), config["sandbox"]))
             self._key = key
         return self._lab
 
@@ -33,7 +31,7 @@ class Labs:
         self._key, self._lab = "", None
         self._stack.close()
 
-    def __enter__(self) -> Labs:
+    def __enter__(self) -> ResourceCache:
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -41,23 +39,24 @@ class Labs:
 
 
 @dataclass
-class Lab:
+class Resources:
     """What cells share: the store, loaded models, and one sandbox. Use as a context manager."""
 
     store: Store
     sandbox_settings: dict[str, Any]
-    subjects: dict[str, Subject] = field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     _sandbox: Any = None
 
-    def subject(self, config: dict[str, Any]) -> Subject:
+    def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
         key = digest(config)
-        if key not in self.subjects:
-            self.subjects.clear()  # one model in memory at a time
-            self.subjects[key] = Subject(config, self.store.root)
-        return self.subjects[key]
+        if key not in self.checkpoints:
+            self.checkpoints.clear()  # one model in memory at a time
+            self.checkpoints[key] = Checkpoint(config, self.store.root)
+        return self.checkpoints[key]
 
     def sandbox(self) -> Any:
         if self._sandbox is None:
+            # start-up: the sandbox's self-test modules, where nothing is executed
             from s0.sandbox import Sandbox
 
             s = self.sandbox_settings
@@ -70,7 +69,7 @@ class Lab:
     def tier(self) -> str:
         return str(self.sandbox().tier)
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Resources:
         return self
 
     def __exit__(self, *exc: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from test_fit import some_examples
 
 import s0.training.fit
-from s0.runtime.parallel import fewer_threads, in_lanes, lanes_for
+from s0.runtime.parallel import fewer_threads, parallel_passes, run_parallel
 from s0.state.families import describe
 from s0.state.random_models import build
 from s0.training.fit import fit_states
@@ -29,7 +29,7 @@ def two_threads():  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("name", ["qwen3_5", "falcon_h1"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_trained_bytes_do_not_depend_on_the_number_of_lanes(
+def test_trained_bytes_do_not_depend_on_the_number_of_passes_at_once(
     name: str, checkpointing: bool, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -37,13 +37,13 @@ def test_trained_bytes_do_not_depend_on_the_number_of_lanes(
     layout = describe(model)
     jobs = [FitJob(some_examples(s, 9, int(layout.text_config.vocab_size)), FitConfig(n_steps=3)) for s in range(3)]
     results = {}
-    for lanes in (1, 2, 5):
-        torch.set_num_threads(lanes)  # each lane has one
-        monkeypatch.setattr(s0.training.fit, "lanes_for", lambda model, n=lanes: n)
-        results[lanes] = fit_states(model, layout, jobs, token_budget=120, checkpointing=checkpointing)
-        assert torch.get_num_threads() == lanes
-    for lanes in (2, 5):
-        for a, b in zip(results[1], results[lanes], strict=True):
+    for n_parallel in (1, 2, 5):
+        torch.set_num_threads(n_parallel)  # each lane has one
+        monkeypatch.setattr(s0.training.fit, "parallel_passes", lambda model, n=n_parallel: n)
+        results[n_parallel] = fit_states(model, layout, jobs, token_budget=120, checkpointing=checkpointing)
+        assert torch.get_num_threads() == n_parallel
+    for n_parallel in (2, 5):
+        for a, b in zip(results[1], results[n_parallel], strict=True):
             assert a.losses == b.losses
             assert a.grad_norms == b.grad_norms
             assert all(torch.equal(a.state.tensors[i], b.state.tensors[i]) for i in a.state.tensors)
@@ -57,7 +57,7 @@ def test_results_come_in_order_and_side_by_side(two_threads: None) -> None:
         time.sleep(0.002 * (n % 3))
         return n
 
-    assert list(in_lanes(work, range(12), 2)) == list(range(12))
+    assert list(run_parallel(work, range(12), 2)) == list(range(12))
 
 
 def test_a_failing_pass_ends_the_run_and_leaves_nothing_behind(two_threads: None) -> None:
@@ -70,24 +70,24 @@ def test_a_failing_pass_ends_the_run_and_leaves_nothing_behind(two_threads: None
         return n
 
     with pytest.raises(ValueError, match="pass 3"):
-        list(in_lanes(work, range(1000), 2))
+        list(run_parallel(work, range(1000), 2))
     assert len(begun) < 20
-    assert not [t for t in threading.enumerate() if t.name.startswith("s0-lane")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("s0-pass")]
     assert torch.get_num_threads() == 2
 
 
 def test_a_caller_that_stops_early_leaves_no_thread(two_threads: None) -> None:
-    results = in_lanes(lambda n: n, range(1000), 2)
+    results = run_parallel(lambda n: n, range(1000), 2)
     assert next(results) == 0
     results.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("s0-lane")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("s0-pass")]
     assert torch.get_num_threads() == 2
 
 
 def test_large_models_keep_their_threads_for_one_pass(two_threads: None) -> None:
-    assert lanes_for(build("qwen3_5")) == 2
+    assert parallel_passes(build("qwen3_5")) == 2
     with torch.device("meta"):
-        assert lanes_for(torch.nn.Linear(20_000, 20_000)) == 1
+        assert parallel_passes(torch.nn.Linear(20_000, 20_000)) == 1
 
 
 def test_overlapping_contexts_leave_the_thread_count_as_it_was(two_threads: None) -> None:
