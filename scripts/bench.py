@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from published_procedure import run_seed, train_one_by_one
 
+from s0.config.schema import ModelConfig
 from s0.data import Example
 from s0.engines.base import Request, request_seed
 from s0.engines.hf import HFEngine
@@ -49,7 +50,7 @@ class Bench:
     """Shared inputs, so that every part measures the same model and problems."""
 
     def __init__(self, model: str, repeats: int, seeds: int, naive_seeds: int):
-        self.checkpoint = Checkpoint({"path": f"embedded:{model}"})
+        self.checkpoint = Checkpoint(ModelConfig(path=f"embedded:{model}"))
         self.model, self.tokenizer, self.layout = (
             self.checkpoint.model,
             self.checkpoint.tokenizer,
@@ -246,7 +247,10 @@ class Bench:
     def startup(self) -> dict[str, Any]:
         """Seconds from `python run.py` to a finished plan, to the heavy imports, and to the loaded model."""
         code = "import time; s=time.perf_counter(); {}; print(time.perf_counter()-s)"
-        loads = "from s0.experiment.checkpoint import Checkpoint; Checkpoint({'path': 'embedded:tiny_gdn'}).model"
+        loads = (
+            "from s0.config.schema import ModelConfig; from s0.experiment.checkpoint import Checkpoint; "
+            "Checkpoint(ModelConfig(path='embedded:tiny_gdn')).model"
+        )
         out = {}
         for name, statement in (("imports_s", "import torch, transformers"), ("first_work_s", loads)):
             runs = [

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.py does, before to
 import torch
 import torch.nn.functional as F
 
+from s0.config.schema import ModelConfig
 from s0.data import Example, Problem
 from s0.experiment.checkpoint import Checkpoint
 from s0.state.cache import TrainingCache
@@ -149,7 +150,9 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.45)
     args = parser.parse_args()
     settings = {"samples_per_problem": 16, "temperature": 0.7, "max_new_tokens": 512}
-    result = run_seed(Checkpoint({"path": args.model}), make_task(args.task, {}), settings, args.seed, args.alpha)
+    result = run_seed(
+        Checkpoint(ModelConfig(path=args.model)), make_task(args.task, {}), settings, args.seed, args.alpha
+    )
     print(json.dumps(result, indent=1))
 
 

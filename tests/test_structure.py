@@ -15,6 +15,7 @@ PACKAGE = Path(s0.__file__).parent
 #: entered here on purpose.
 ORDER = [
     ["errors", "paths", "stats"],
+    ["settings"],
     ["data"],
     ["storage"],
     ["runtime"],

@@ -8,14 +8,16 @@ Everything is read from the store: nothing is sampled or trained again. A result
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from s0.analysis.alpha import predict_alpha
 from s0.analysis.persistence import persistence
 from s0.analysis.probe import probe
-from s0.errors import ConfigError, DataError, suggest
+from s0.config.registry import find, load
+from s0.config.schema import Config
+from s0.errors import DataError
 from s0.experiment.cell import Cell, EvalRequest
 from s0.experiment.learn import adapter_key, train
 from s0.experiment.resources import Resources
@@ -25,17 +27,17 @@ from s0.storage.records import Record
 from s0.storage.results import AnalysisResult, read_result, write_result
 
 
-def _persistence(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+def persistence_of(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     prompts = [cell.prompt(p) for p in cell.heldout]
     return persistence(cell.checkpoint.model, cell.checkpoint.layout, prompts, state)
 
 
-def _alpha_prediction(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+def alpha_prediction_of(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     prompts = [cell.prompt(p) for p in cell.train_problems]
     return dict(predict_alpha(cell.checkpoint.model, cell.checkpoint.layout, prompts, state))
 
 
-def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
+def probe_of(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     """The base model on all problems of both parts; the seed shuffles the folds."""
     problems = [*cell.train_problems, *cell.heldout]
     baseline = cell.evaluate([EvalRequest("baseline", "evaluate baseline", problems)])[0]
@@ -44,25 +46,16 @@ def _probe(cell: Cell, state: InitialState, record: Record) -> dict[str, Any]:
     return probe(cell.checkpoint.model, cell.checkpoint.layout, prompts, solved, seed=record.seed)
 
 
-#: what `analysis` may be in a config
-ANALYSES: dict[str, Callable[[Cell, InitialState, Record], dict[str, Any]]] = {
-    "persistence": _persistence,
-    "alpha_prediction": _alpha_prediction,
-    "probe": _probe,
-}
-
-
-def analyse(config: dict[str, Any], resources: Resources, records: Sequence[Record]) -> list[Path]:
-    """Results of `config["analysis"]`, written to `config["records"]`, one per record; their paths.
+def analyse(config: Config, resources: Resources, records: Sequence[Record]) -> list[Path]:
+    """Results of `config.analysis`, written to `config.records`, one per record; their paths.
 
     No analysis, another method than S0, and records without a tuned model give none. Raises ConfigError for an unknown
     analysis and DataError when the store no longer leads to the state of a record.
     """
-    name = str(config.get("analysis") or "")
-    if name and name not in ANALYSES:
-        raise ConfigError(f"analysis={name!r}: {suggest(name, list(ANALYSES))}")
+    name = config.analysis
+    run = load(find("analysis", name).target) if name else None
     todo = [r for r in records if r.status == "ok" and r.method == "s0"] if name else []
-    folder = Path(config["records"])
+    folder = Path(config.records)
     paths: list[Path] = []
     wanted: list[Record] = []
     for record in todo:
@@ -71,17 +64,15 @@ def analyse(config: dict[str, Any], resources: Resources, records: Sequence[Reco
             paths.append(path)
         else:
             wanted.append(record)
-    if not wanted:
+    if not wanted or run is None:
         return paths
     cell = Cell(config, resources)
     try:
-        states = _states(cell, sorted({r.seed for r in wanted}))
+        states = _states(cell, {r.seed: r.alpha for r in wanted})
         for record in wanted:
-            state = states[record.seed].replace(
-                alpha=float(record.alpha or 1.0), normalize=bool(config["method"]["normalize"])
-            )
+            state = states[record.seed]
             start = time.monotonic()
-            values = ANALYSES[name](cell, state, record)
+            values = run(cell, state, record)
             paths.append(write_result(folder, _result(name, record, values)))
             print(f"  {name}: seed {record.seed}, {time.monotonic() - start:.0f} s", flush=True)
     finally:
@@ -89,14 +80,16 @@ def analyse(config: dict[str, Any], resources: Resources, records: Sequence[Reco
     return sorted(paths)
 
 
-def _states(cell: Cell, seeds: list[int]) -> dict[int, InitialState]:
-    """seed -> the stored state its record was made with."""
+def _states(cell: Cell, alphas: dict[int, float | None]) -> dict[int, InitialState]:
+    """seed -> the stored state its record was made with, as it was used."""
+    seeds = sorted(alphas)
     samples = cell.sample(seeds)
     sets = {s: TrainingSet(s, cell.subset(cell.examples(samples[s])[0], s)) for s in seeds}
-    trained = train(cell.store, cell.checkpoint, [(cell.method, one) for one in sets.values()], cell.config["train"])
+    trained = train(cell.store, cell.checkpoint, [(cell.method, one) for one in sets.values()], cell.config.train)
     states = {}
     for seed, one in sets.items():
-        state = trained[adapter_key(cell.checkpoint, cell.method, one)].state
+        adapter = trained[adapter_key(cell.checkpoint, cell.method, one)]
+        state = adapter.at(alphas[seed] or 1.0, cell.config.method).state
         if state is None:
             raise DataError(f"seed {seed}: method {cell.method.name} has no initial state to analyse; use method=s0")
         states[seed] = state

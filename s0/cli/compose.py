@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from s0.cli.errors import error_line, groups
-from s0.config.registry import ANALYSES, register
+from s0.config.registry import find, register
 from s0.config.resolve import resolve
+from s0.config.schema import Config
 from s0.errors import ConfigError, DataError, suggest
 from s0.experiment.checkpoint import resolve_path
 from s0.paths import CONFIGS
@@ -179,7 +180,7 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def resolved(composed: Any) -> dict[str, Any]:
+def resolved(composed: Any) -> Config:
     """Plain, checked config of one cell. Raises ConfigError or the OmegaConf error that names the key."""
     from omegaconf import OmegaConf
 
@@ -199,31 +200,24 @@ def shrink(override: str, scale: str) -> str:
     return override
 
 
-def check_rest(config: dict[str, Any]) -> None:
+def check_rest(config: Config) -> None:
     """What the schema leaves open: local paths must exist (hub ids are left to the hub), counts must make sense.
 
     Raises ConfigError.
     """
-    if not 0 <= config["workers"] <= 1024:
-        raise ConfigError(f"workers={config['workers']}: must be between 0 (this process) and 1024")
-    if config["analysis"] and config["analysis"] not in ANALYSES:
-        raise ConfigError(f"analysis={config['analysis']!r}: {suggest(config['analysis'], list(ANALYSES))}")
-    tracking = config["tracking"]
-    if tracking["mode"] not in (None, "online", "offline"):
-        raise ConfigError(
-            f"tracking.mode={tracking['mode']!r}: choices: online, offline, null (online if there is a key)"
-        )
-    if tracking["name"] == "wandb" and not _importable("wandb"):
+    if config.analysis:
+        find("analysis", config.analysis)
+    if config.tracking.name == "wandb" and not _importable("wandb"):
         raise ConfigError("tracking=wandb: wandb is not installed; pip install 's0[wandb]' or use tracking=none")
-    path = str(config["model"]["path"])
+    path = str(config.model.path)
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "embedded:")) and not os.path.isdir(path)
     if not hub_id:
         try:
-            resolve_path(config["model"])
+            resolve_path(config.model)
         except DataError as error:
             raise ConfigError(str(error)) from error
     for key in ("path", "database_dir"):
-        value = config["task"].get(key)
+        value = getattr(config.task, key, None)
         if value and not Path(value).expanduser().exists():
             raise ConfigError(f"task.{key}={value!r}: no such file or folder; give an existing path")
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 from s0.config import schema
-from s0.config.registry import METHODS
-from s0.config.resolve import schema_fields
+from s0.config.registry import KINDS, PLAIN_GROUPS, SECTIONS, fields_of
 from s0.errors import suggest
+from s0.settings import names
 
 
 def groups(configs: Path) -> dict[str, list[str]]:
@@ -24,24 +22,20 @@ def groups(configs: Path) -> dict[str, list[str]]:
 
 
 def fields_at(path: str, object_type: str | None = None) -> list[str]:
-    """Keys that may stand where `path` (a.b.c) points, by the schema."""
-    if object_type and (named := _schemas().get(object_type)):
-        return schema_fields(named)
-    node: Any = schema.Config
-    *parents, _ = path.split(".")
-    for name in parents:
-        if node is schema.Config and name == "method":
-            return sorted({f for s, _ in METHODS.values() for f in schema_fields(s)})
-        kinds = {f.name: f.default_factory for f in dataclasses.fields(node)}
-        node = kinds.get(name)
-        if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
-            return []
-    return schema_fields(node)
+    """Keys that may stand where `path` (a.b.c) points; `object_type` is the class of the settings there, if known."""
+    group, *deeper = path.split(".")
+    if object_type and (named := _classes().get(object_type)):
+        return names(named)
+    if len(deeper) != 1:
+        return [] if deeper else names(schema.Config)
+    known = {*PLAIN_GROUPS, *SECTIONS, *(k for k, (_, base) in KINDS.items() if base is not None)}
+    return sorted(fields_of(group)) if group in known else []
 
 
-def _schemas() -> dict[str, type]:
-    found = {s.__name__: s for s, _ in METHODS.values()}
-    return found | {n: v for n, v in vars(schema).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+def _classes() -> dict[str, type]:
+    every = [*PLAIN_GROUPS.values(), *SECTIONS.values(), schema.Config]
+    every += [e.config for registry, _ in KINDS.values() for e in registry.values() if e.config is not None]
+    return {c.__name__: c for c in every}
 
 
 def error_line(error: BaseException, configs: Path) -> str | None:
@@ -100,7 +94,7 @@ def error_line(error: BaseException, configs: Path) -> str | None:
 
 
 def _top(available: dict[str, list[str]]) -> list[str]:
-    return sorted({*schema_fields(schema.Config), *(g for g in available if "/" not in g)})
+    return sorted({*names(schema.Config), *(g for g in available if "/" not in g)})
 
 
 def _first(error: BaseException) -> str:

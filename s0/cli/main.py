@@ -18,6 +18,7 @@ from typing import Any
 from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.errors import error_line
 from s0.config.registry import register
+from s0.config.schema import Config
 from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
 from s0.storage.records import read_record
@@ -94,39 +95,39 @@ def run_plan(plan: Plan) -> int:
     """Run all cells where the plan says (here, workers of this machine, a cluster); print the end. Returns the exit code."""
     start = time.monotonic()
     first = plan.cells[0].config
-    if first["dry_run"]:
+    if first.dry_run:
         print_plan(plan.cells)
         return 0
-    if first["workers"] and plan.launcher != "basic":
-        raise ConfigError(f"workers={first['workers']}: only without hydra/launcher={plan.launcher}; drop one of them")
+    if first.workers and plan.launcher != "basic":
+        raise ConfigError(f"workers={first.workers}: only without hydra/launcher={plan.launcher}; drop one of them")
     lost = ""
     if plan.launcher != "basic":
         sweep = Sweep.create(_folder(first), plan.cells)
         lost = _launch(plan, sweep)
-    elif first["workers"]:
+    elif first.workers:
         sweep = Sweep.create(_folder(first), plan.cells)
-        lost = run_pool(plan.cells, sweep, first["workers"])
+        lost = run_pool(plan.cells, sweep, first.workers)
     else:
         sweep = Sweep()
-        with profiled(first):
+        with profiled(first.debug.profile, Path(first.out)):
             work(plan.cells, sweep)
     known = [sweep.get(n) for n in range(len(plan.cells))]
     if all(known) or plan.launcher == "basic":
         sweep.remove()  # cluster jobs that still run or wait go on using it
     outcomes = [o or _lost(plan, n, lost) for n, o in enumerate(known)]
-    return finish(plan, outcomes, Path(first["out"]), time.monotonic() - start)
+    return finish(plan, outcomes, Path(first.out), time.monotonic() - start)
 
 
-def _folder(config: dict[str, Any]) -> Path:
+def _folder(config: Config) -> Path:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-    return Path(config["store"]).resolve() / "sweeps" / name
+    return Path(config.store).resolve() / "sweeps" / name
 
 
 def _lost(plan: Plan, n: int, why: str) -> CellOutcome:
     cell = plan.cells[n]
     what = "its process died" if plan.launcher == "basic" else "its job failed, was cancelled, or still waits or runs"
     message = f"no result: {what}{f' ({why})' if why else ''}"
-    return CellOutcome(failures=[Failure(cell.label(), cell.config["seed"], message, S0Error.exit_code, cell.command)])
+    return CellOutcome(failures=[Failure(cell.label(), cell.config.seed, message, S0Error.exit_code, cell.command)])
 
 
 def _launch(plan: Plan, sweep: Sweep) -> str:

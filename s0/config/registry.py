@@ -1,109 +1,172 @@
-"""What a config can name: methods, tasks, engines and analyses."""
+"""What a config can name: methods, tasks, engines, trackers, analyses and studies.
+
+One line per name: the class or function ("module:Class", imported on first use) and the settings it takes. Names that are
+not here may be entry points of installed packages (groups `s0.methods`, `s0.tasks`, `s0.engines`, `s0.trackers`,
+`s0.analyses`, `s0.studies`) or `module:Class` itself; such a class brings its settings as the attribute `config_class`
+(a dataclass derived from the group's base).
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from s0.config.schema import (
-    Config,
-    EngineConfig,
-    LoraMethod,
-    ModelConfig,
-    NoneMethod,
-    PrefixMethod,
-    S0Method,
-    StateOffsetMethod,
-    TaskConfig,
-    TrackingConfig,
-)
+from s0.config import schema
 from s0.errors import ConfigError, suggest
+from s0.settings import hydra_schema, names
 
-#: method name -> (schema, published values; paper, Table 4 and the method's section)
-METHODS: dict[str, tuple[type, dict[str, Any]]] = {
-    "none": (NoneMethod, {}),
-    "s0": (
-        S0Method,
-        {
-            "alpha_placement": "after",
-            "alpha_grid": [0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5],
-            "normalize": False,
-            "n_steps": 20,
-            "lr": 1e-3,
-            "l2_lambda": 5e-4,
-            "grad_clip": 1.0,
-            "max_length": 2048,
-            "layers": "all",
-            "rank": 0,
-            "control": True,
-        },
-    ),
-    "state_offset": (
-        StateOffsetMethod,
-        {
-            "alpha": 1.0,
-            "n_steps": 20,
-            "lr": 1e-3,
-            "l2_lambda": 5e-4,
-            "grad_clip": 1.0,
-            "max_length": 2048,
-            "layers": "all",
-            "mode": "accumulate",
-        },
-    ),
-    "lora": (LoraMethod, {"rank": 24, "n_steps": 50, "lr": 5e-4, "grad_clip": 1.0, "max_length": 2048, "merge": True}),
-    "prefix": (
-        PrefixMethod,
-        {
-            "n_virtual_tokens": 30,
-            "projection": True,
-            "n_steps": 50,
-            "lr": 1e-3,
-            "grad_clip": 1.0,
-            "max_length": 2048,
-        },
-    ),
+
+@dataclass(frozen=True)
+class Entry:
+    """target: "module:Class"; config: its settings (None: it has none)."""
+
+    target: str
+    config: type | None = None
+
+
+METHODS = {
+    "none": Entry("s0.methods.none:NoMethod", schema.NoneMethod),
+    "s0": Entry("s0.methods.s0:S0", schema.S0Method),
+    "state_offset": Entry("s0.methods.state_offset:StateOffset", schema.StateOffsetMethod),
+    "lora": Entry("s0.methods.lora:Lora", schema.LoraMethod),
+    "prefix": Entry("s0.methods.prefix:Prefix", schema.PrefixMethod),
+}
+TASKS = {
+    "minieval": Entry("s0.tasks.minieval:MiniEval", schema.HumanEvalTask),
+    "humaneval": Entry("s0.tasks.humaneval:HumanEval", schema.HumanEvalTask),
+    "math500": Entry("s0.tasks.math500:Math500", schema.Math500Task),
+    "gsm8k": Entry("s0.tasks.gsm8k:GSM8K", schema.GSM8KTask),
+    "spider": Entry("s0.tasks.spider:Spider", schema.SpiderTask),
+}
+ENGINES = {
+    "hf": Entry("s0.engines.hf:HFEngine", schema.HFEngineConfig),
+    "naive": Entry("s0.engines.naive:NaiveEngine", schema.NaiveEngineConfig),
+}
+TRACKERS = {
+    "none": Entry("", schema.TrackingConfig),
+    "wandb": Entry("s0.tracking.wandb:write_run", schema.WandbTracking),
+}
+ANALYSES = {
+    "persistence": Entry("s0.analysis.run:persistence_of"),
+    "alpha_prediction": Entry("s0.analysis.run:alpha_prediction_of"),
+    "probe": Entry("s0.analysis.run:probe_of"),
+}
+STUDIES = {
+    "s0": Entry("s0.experiment.run:run_cell"),
+}
+#: what a key of the config names -> (its registry, the base of its settings)
+KINDS: dict[str, tuple[dict[str, Entry], type | None]] = {
+    "method": (METHODS, schema.MethodConfig),
+    "task": (TASKS, schema.TaskConfig),
+    "engine": (ENGINES, schema.EngineConfig),
+    "tracking": (TRACKERS, schema.TrackingConfig),
+    "analysis": (ANALYSES, None),
+    "study": (STUDIES, None),
+}
+_ENTRY_POINTS = {
+    "method": "s0.methods",
+    "task": "s0.tasks",
+    "engine": "s0.engines",
+    "tracking": "s0.trackers",
+    "analysis": "s0.analyses",
+    "study": "s0.studies",
+}
+#: groups whose options all have the same settings
+PLAIN_GROUPS: dict[str, type] = {"model": schema.ModelConfig}
+#: parts of the config that are no groups
+SECTIONS: dict[str, type] = {
+    "sandbox": schema.SandboxSettings,
+    "train": schema.TrainConfig,
+    "debug": schema.DebugConfig,
 }
 
 
-GROUPS: dict[str, type] = {
-    "model": ModelConfig,
-    "task": TaskConfig,
-    "engine": EngineConfig,
-    "tracking": TrackingConfig,
-}
+def find(kind: str, name: Any) -> Entry:
+    """The entry called `name`. Raises ConfigError with the nearest choice, or why a class of one's own cannot be used."""
+    registry, base = KINDS[kind]
+    key = kind if base is None else f"{kind}.name"
+    if name in registry:
+        return registry[name]
+    point = next(iter(_entry_points(kind).select(name=str(name))), None)
+    target = point.value if point else str(name)
+    if ":" not in target:
+        raise ConfigError(f"{key}={name!r}: {suggest(str(name), [*registry, *sorted(_entry_points(kind).names)])}")
+    found = load(target, f"{key}={name!r}")
+    config = getattr(found, "config_class", base)
+    if base is not None and not (isinstance(config, type) and issubclass(config, base)):
+        raise ConfigError(
+            f"{key}={name!r}: {target}.config_class must be a dataclass derived from {base.__module__}.{base.__name__}"
+        )
+    return Entry(target, config)
+
+
+@functools.cache
+def _entry_points(kind: str) -> Any:
+    return importlib.metadata.entry_points(group=_ENTRY_POINTS[kind])
+
+
+def load(target: str, what: str = "") -> Any:
+    """What "module:Class" names. Raises ConfigError when it cannot be imported."""
+    module, _, name = target.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if not what:
+            raise
+        raise ConfigError(f"{what}: {target} cannot be imported ({error}); give an importable module:Class") from error
+
+
+def make(kind: str, config: Any) -> Any:
+    """The object a group of the config names, from its settings."""
+    entry = find(kind, config.name)
+    return load(entry.target, f"{kind}.name={config.name!r}")(config)
+
+
+def fields_of(group: str, name: Any = None) -> list[str]:
+    """Keys that may stand in a group (for its option `name`, or for any)."""
+    if group in PLAIN_GROUPS or group in SECTIONS:
+        return names({**PLAIN_GROUPS, **SECTIONS}[group])
+    registry = KINDS[group][0]
+    entries = [find(group, name)] if name is not None else list(registry.values())
+    return list(dict.fromkeys(f for e in entries if e.config for f in names(e.config)))
 
 
 def register() -> None:
-    """Register the schemas with Hydra's ConfigStore (idempotent)."""
+    """Register the settings with Hydra's ConfigStore (idempotent): `base_config`, and `base_NAME` in every group."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="base_config", node=Config)
-    for name, group in GROUPS.items():
-        store.store(group=name, name=f"base_{name}", node=group)
-    for name, (method, _) in METHODS.items():
-        store.store(group="method", name=f"base_{name}", node=method)
+    store.store(name="base_config", node=_top())
+    for group, cls in PLAIN_GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=hydra_schema(cls))
+    for group, (registry, base) in KINDS.items():
+        if base is None:
+            continue
+        store.store(group=group, name=f"base_{group}", node=hydra_schema(base, open=group == "method"))
+        for name, entry in registry.items():
+            assert entry.config is not None
+            store.store(group=group, name=f"base_{name}", node=hydra_schema(entry.config, open=group == "method"))
 
 
-def method_schema(name: Any) -> type:
-    if name not in METHODS:
-        raise ConfigError(f"method.name={name!r}: {suggest(str(name), list(METHODS))}")
-    return METHODS[name][0]
+@functools.cache
+def _top() -> type:
+    """The whole config. Groups whose options have settings of their own are open: a structured default could not be
+    replaced by another; seeds are written in several forms."""
+    import dataclasses
 
-
-#: what `analysis` may be: the keys of s0.analysis.run.ANALYSES, which is too heavy to import for a check
-ANALYSES = ("persistence", "alpha_prediction", "probe")
-
-
-#: `task.name` -> "module:class"
-TASKS: dict[str, str] = {
-    "minieval": "s0.tasks.minieval:MiniEval",
-    "humaneval": "s0.tasks.humaneval:HumanEval",
-    "math500": "s0.tasks.math500:Math500",
-    "gsm8k": "s0.tasks.gsm8k:GSM8K",
-    "spider": "s0.tasks.spider:Spider",
-}
-
-
-#: engine names
-ENGINES = ("hf", "naive")
+    own = [("seed", Any, dataclasses.field(default="0..2"))]
+    own += [(g, Any, dataclasses.field(default="???")) for g, (_, base) in KINDS.items() if base is not None]
+    replaced = {name for name, _, _ in own}
+    plain = hydra_schema(schema.Config)
+    kept = [
+        (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory))  # type: ignore[call-overload]
+        if f.default_factory is dataclasses.MISSING
+        else (f.name, f.type, dataclasses.field(default_factory=f.default_factory))
+        for f in dataclasses.fields(plain)
+        if f.name not in replaced
+    ]
+    kept = [(n, t, d) for n, t, d in kept]
+    return dataclasses.make_dataclass("Config", [*kept, *own])

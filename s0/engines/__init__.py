@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from s0.config.registry import ENGINES
-from s0.errors import ConfigError
+from s0.config.registry import ENGINES, find, make
 
 if TYPE_CHECKING:
     from s0.engines.base import Engine
 
 
-def make_engine(name: str, **settings: Any) -> Engine:
-    """Engine by config name. Raises ConfigError listing the names when unknown."""
-    if name == "hf":
-        # start-up: torch
-        from s0.engines.hf import HFEngine
+def make_engine(name: str, **values: Any) -> Engine:
+    """Engine by name with settings of its own. Raises ConfigError listing the names when unknown."""
+    cls = find("engine", name).config
+    assert cls is not None
+    engine: Engine = make("engine", cls(**{"name": name, **values}))
+    return engine
 
-        return HFEngine(**settings)
-    if name == "naive":
-        # start-up: torch
-        from s0.engines.naive import NaiveEngine
 
-        return NaiveEngine(**settings)
-    raise ConfigError(f"engine.name={name!r}: must be one of {', '.join(ENGINES)}")
+__all__ = ["ENGINES", "make_engine"]

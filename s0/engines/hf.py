@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from s0.config.schema import HFEngineConfig
 from s0.engines.base import Engine, Generated, Request, finish, sample, stop_ids, uniforms
 from s0.engines.slots import SharedPrefix, SlotCache, harvest, round_up, row_bytes
 from s0.engines.step import SIZES, Key, Step, smallest_batch
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.runtime.parallel import fewer_threads, keep_freed_memory, parallel_passes, run_parallel
+from s0.settings import check
 from s0.state.cache import S0Cache, rows_of
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
@@ -38,26 +40,23 @@ AHEAD = 64
 
 
 class HFEngine(Engine):
-    """max_slots     upper limit of rows decoded together
-    memory_gb        budget for states, keys and values of all slots (None: 60 % of free device memory, 4 GB on CPU)
-    prefill_tokens   tokens of one prefill batch (prompts of equal length share one; on CPU at most 512)
-    cuda_graphs      capture the decode step on CUDA (static buffers); ignored on CPU
-    share            decode samples of one prompt and state as one row until they differ; False is the reference
+    """Settings: `HFEngineConfig` (on CPU a prefill batch has at most 512 tokens, and nothing is captured).
+
+    Given as one object or by name (`HFEngine(max_slots=8)`).
+
+    share   decode samples of one prompt and state as one row until they differ; False is the reference
     """
 
     def __init__(
         self,
-        max_slots: int = 256,
-        memory_gb: float | None = None,
-        prefill_tokens: int = 8192,
-        cuda_graphs: bool = True,
+        config: HFEngineConfig | None = None,
         share: bool = True,
-        **_: Any,
+        **settings: Any,
     ):
-        if max_slots < 1:
-            raise ConfigError(f"engine.max_slots={max_slots}: must be at least 1")
-        self.max_slots, self.memory_gb, self.prefill_tokens = max_slots, memory_gb, prefill_tokens
-        self.cuda_graphs, self.share = cuda_graphs, share
+        config = config or HFEngineConfig(**settings)
+        check(config, "engine.")
+        self.max_slots, self.memory_gb, self.prefill_tokens = config.max_slots, config.memory_gb, config.prefill_tokens
+        self.cuda_graphs, self.share = config.cuda_graphs, share
         self.notes: dict[str, Any] = {"engine": "hf"}
 
     def run(

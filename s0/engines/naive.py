@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from s0.config.schema import EngineConfig
 from s0.engines.base import Engine, Generated, Request, choose_tokens, finish, stop_ids, uniforms
 from s0.errors import ConfigError
 from s0.state.families import describe
@@ -33,7 +34,7 @@ class _Draw(LogitsProcessor):
 
 
 class NaiveEngine(Engine):
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, config: EngineConfig | None = None) -> None:
         self.notes: dict[str, Any] = {"engine": "naive"}
 
     @torch.no_grad()

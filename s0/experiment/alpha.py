@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 from s0.data import Problem
 from s0.experiment.cell import Cell, EvalRequest
 from s0.experiment.learn import adapter_key
-from s0.methods import Adapter, Training, TrainingSet
-from s0.methods.s0 import S0
-from s0.state.initial import InitialState
+from s0.methods import Adapter, AlphaChoice, Training, TrainingSet
 
 Folds = dict[int, list[tuple[TrainingSet, list[Problem]]]]
 
@@ -26,13 +23,11 @@ def choose_alphas(cell: Cell, sets: dict[int, TrainingSet]) -> tuple[dict[int, A
     does the rest.
     """
     method = cell.method
-    if not isinstance(method, S0):
-        alpha = cell.config["method"].get("alpha")
-        return {s: AlphaChoice(alpha, "config" if alpha is not None else "") for s in sets}, {}
+    if not method.has_alpha:
+        return {s: AlphaChoice() for s in sets}, {}
     fixed = method.alpha(cell.checkpoint.layout)
     if fixed is not None:
-        source = "architecture default" if cell.config["method"]["alpha"] is None else "config"
-        return {s: AlphaChoice(fixed, source) for s in sets}, {}
+        return dict.fromkeys(sets, fixed), {}
     shuffled = [p.id for p in cell.train_problems]
     random.Random("folds of alpha=auto").shuffle(shuffled)
     half = {problem_id: n % 2 for n, problem_id in enumerate(shuffled)}
@@ -58,16 +53,15 @@ def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, tra
     """Evaluate all folds of all seeds at every alpha in one batch and set each seed's choice."""
     if not folds:
         return
-    grid = sorted(set(cell.config["method"]["alpha_grid"]))
+    grid = sorted(set(cell.method.settings.alpha_grid))
     wanted: list[EvalRequest] = []
     owners: list[tuple[int, float]] = []
     for seed, parts in folds.items():
         for fold, problems in parts:
             key = adapter_key(cell.checkpoint, cell.method, fold)
-            state = trained[key].state
-            assert state is not None
             for a in grid:
-                wanted.append(EvalRequest(f"alpha {a:g}", "choose alpha", problems, key, at_alpha(state, a, cell)))
+                adapter = trained[key].at(a, cell.config.method)
+                wanted.append(EvalRequest.of(f"alpha {a:g}", "choose alpha", problems, key, adapter))
                 owners.append((seed, a))
     passed: dict[tuple[int, float], list[bool]] = {}
     for owner, evaluation in zip(owners, cell.evaluate(wanted), strict=True):
@@ -77,16 +71,3 @@ def decide_alphas(cell: Cell, choices: dict[int, AlphaChoice], folds: Folds, tra
         best = max(scores.values())
         alpha = next(a for a in grid if scores[a] == best)
         choices[seed] = AlphaChoice(alpha, "auto", {f"{a:g}": v for a, v in scores.items()})
-
-
-@dataclass
-class AlphaChoice:
-    """How alpha was set for one seed; see s0.experiment.alpha.choose_alphas."""
-
-    alpha: float | None
-    source: str
-    scores: dict[str, float] = field(default_factory=dict)
-
-
-def at_alpha(state: InitialState, alpha: float, cell: Cell) -> InitialState:
-    return state.replace(alpha=alpha, normalize=bool(cell.config["method"]["normalize"]))

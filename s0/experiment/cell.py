@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from s0.config.registry import make
 from s0.config.resolve import config_hash
+from s0.config.schema import Config
 from s0.data import Completion, Example, Outcome, Problem, digest
-from s0.engines import make_engine
 from s0.engines.base import Engine, Request, request_seed
 from s0.engines.padded import run_padded
 from s0.errors import DataError
@@ -21,26 +22,26 @@ from s0.experiment.resources import Resources
 from s0.methods import Adapter, Method, make_method
 from s0.state.initial import InitialState
 from s0.storage.records import Evaluation
-from s0.tasks import Task, make_task
+from s0.tasks import Task, task_of
 
 
 class Cell:
     """One config resolved against its model and task. Attributes are the nouns of the experiment."""
 
-    def __init__(self, config: dict[str, Any], resources: Resources):
+    def __init__(self, config: Config, resources: Resources):
         self.config, self.resources, self.store = config, resources, resources.store
-        self.checkpoint = resources.checkpoint(config["model"])
-        self.task: Task = make_task(config["task"]["name"], config["task"])
-        self.method: Method = make_method(config["method"])
-        self.engine: Engine = make_engine(**config["engine"])
-        self.grader = Grader(self.task, {**config["task"], **config["sandbox"]}, resources.sandbox, resources.store)
+        self.checkpoint = resources.checkpoint(config.model)
+        self.task: Task = task_of(config.task)
+        self.method: Method = make_method(config.method)
+        self.engine: Engine = make("engine", config.engine)
+        self.grader = Grader(self.task, config, resources.sandbox, resources.store)
         self.train_problems = self.task.problems("train")
         self.heldout = self.task.problems("heldout")
         self.wall: dict[str, float] = {}
         self._prompts: dict[str, tuple[int, ...]] = {}
         self.stop = tuple(self.task.stop)
         #: an evaluation of the same answers under a stop rule, engine or padding rule of its own is another one
-        self.decoding = {"engine": config["engine"]["name"], "stop": list(self.stop)}
+        self.decoding = {"engine": config.engine.name, "stop": list(self.stop)}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -70,37 +71,37 @@ class Cell:
 
     def sample(self, seeds: list[int]) -> dict[int, list[list[Completion]]]:
         """seed -> per training problem its n completions, generated together and graded on the way."""
-        t = self.config["task"]
+        t = self.config.task
         units: list[Unit] = []
         for seed in seeds:
             log = digest(
                 {
                     "what": "samples",
                     "model": self.checkpoint.key,
-                    "T": t["temperature"],
-                    "top_p": t["top_p"],
-                    "max_new": t["max_new_tokens"],
+                    "T": t.temperature,
+                    "top_p": t.top_p,
+                    "max_new": t.max_new_tokens,
                     "seed": seed,
                     **self.decoding,
                 }
             )
             for p in self.train_problems:
                 ids = self.prompt(p)
-                for k in range(t["samples_per_problem"]):
+                for k in range(t.samples_per_problem):
                     r = Request(
                         ids,
-                        t["max_new_tokens"],
+                        t.max_new_tokens,
                         None,
-                        t["temperature"],
-                        t["top_p"],
+                        t.temperature,
+                        t.top_p,
                         request_seed("sample", seed, p.id, k),
                     )
                     units.append(Unit(log, unit_key(ids, k), p, k, r))
         with self.timed("sample"):
             generate = engine_generate(self.engine, lambda: self.checkpoint.model, self.checkpoint.tokenizer, self.stop)
             done = complete(self.store, units, generate, self.grader, "sample")
-        per_seed = len(self.train_problems) * t["samples_per_problem"]
-        n = t["samples_per_problem"]
+        per_seed = len(self.train_problems) * t.samples_per_problem
+        n = t.samples_per_problem
         out = {}
         for i, seed in enumerate(seeds):
             mine = [done[u.log, u.key] for u in units[i * per_seed : (i + 1) * per_seed]]
@@ -119,7 +120,7 @@ class Cell:
 
     def subset(self, examples: list[Example], seed: int) -> list[Example]:
         """The first n solutions in an order shuffled by the seed (data efficiency), or all of them."""
-        n = self.config["method"].get("n_solutions")
+        n = self.config.method.solutions
         if not n:
             return examples
         if n > len(examples):
@@ -145,7 +146,7 @@ class Cell:
         return [results[i] for i in range(len(wanted))]
 
     def _evaluate(self, wanted: list[EvalRequest], adapter: Adapter | None) -> list[Evaluation]:
-        t = self.config["task"]
+        t = self.config.task
         units: list[Unit] = []
         spans: list[tuple[int, int]] = []
         states: dict[Any, InitialState] = {}
@@ -157,8 +158,8 @@ class Cell:
                 ids = self.prompt(p)
                 for k in range(w.n_samples):
                     seed = 0 if w.n_samples == 1 else request_seed("eval", w.seed, p.id, k)
-                    temperature, top_p = (0.0, 1.0) if w.n_samples == 1 else (t["eval_temperature"], t["eval_top_p"])
-                    r = Request(ids, t["max_new_tokens"], n if w.state is not None else None, temperature, top_p, seed)
+                    temperature, top_p = (0.0, 1.0) if w.n_samples == 1 else (t.eval_temperature, t.eval_top_p)
+                    r = Request(ids, t.max_new_tokens, n if w.state is not None else None, temperature, top_p, seed)
                     units.append(Unit(w.log(self), unit_key(ids, k), p, k, r))
             spans.append((start, len(units)))
         tokenizer = self.checkpoint.tokenizer
@@ -170,7 +171,7 @@ class Cell:
                 place = {id(u): n for n, u in enumerate(units)}
                 back = {place[id(u)]: n for n, u in enumerate(todo)}
                 every = [u.request for u in units]
-                batch = t["legacy_batch"]
+                batch = t.legacy_batch
                 rows = run_padded(self.checkpoint.model, tokenizer, every, wanted[0].state, adapter, batch, set(back))
                 yield from ((back[n], g) for n, g in rows)
             elif adapter is not None:
@@ -204,10 +205,10 @@ class Cell:
                     "sampled" if sampled else "greedy",
                     outcomes,
                     w.n_samples,
-                    t["eval_temperature"] if sampled else 0.0,
-                    t["eval_top_p"] if sampled else 1.0,
+                    t.eval_temperature if sampled else 0.0,
+                    t.eval_top_p if sampled else 1.0,
                     "legacy" if w.legacy else "exact",
-                    t["legacy_batch"] if w.legacy else 0,
+                    t.legacy_batch if w.legacy else 0,
                 )
             )
         return out
@@ -227,8 +228,14 @@ class EvalRequest:
     seed: int = 0
     legacy: bool = False
 
+    @classmethod
+    def of(cls, label: str, stage: str, problems: list[Problem], key: str, adapter: Adapter | None) -> EvalRequest:
+        """An adapter that is nothing but a state shares its batch with others."""
+        state = adapter.state if adapter is not None else None
+        return cls(label, stage, problems, key, state, None if state is not None else adapter)
+
     def log(self, cell: Cell) -> str:
-        t = cell.config["task"]
+        t = cell.config.task
         applied = [self.state.alpha, self.state.normalize] if self.state else self.adapter.use if self.adapter else None
         return digest(
             {
@@ -236,10 +243,10 @@ class EvalRequest:
                 "model": cell.checkpoint.key,
                 "adapter": self.adapter_key,
                 "applied": applied,
-                "max_new": t["max_new_tokens"],
+                "max_new": t.max_new_tokens,
                 # a greedy evaluation has no seed: the baseline is one evaluation, shared by all seeds
-                "sampling": None if self.n_samples == 1 else [self.seed, t["eval_temperature"], t["eval_top_p"]],
-                "legacy": [t["legacy_batch"], [p.id for p in self.problems]] if self.legacy else None,
+                "sampling": None if self.n_samples == 1 else [self.seed, t.eval_temperature, t.eval_top_p],
+                "legacy": [t.legacy_batch, [p.id for p in self.problems]] if self.legacy else None,
                 **cell.decoding,
             }
         )

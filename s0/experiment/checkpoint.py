@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s0.config.schema import ModelConfig
 from s0.data import digest
 from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.paths import EMBEDDED_MODELS
@@ -27,9 +28,9 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 CODE_VERSION = 2
 
 
-def resolve_path(config: dict[str, Any]) -> Path:
+def resolve_path(config: ModelConfig) -> Path:
     """Local folder of the checkpoint. Raises ConfigError (no such embedded model) or DataError (not found, offline)."""
-    path = str(config["path"])
+    path = str(config.path)
     if path.startswith("embedded:"):
         name = path.removeprefix("embedded:")
         folder = EMBEDDED_MODELS / name
@@ -51,7 +52,7 @@ def resolve_path(config: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, revision=config.get("revision"), ignore_patterns=["*.gguf", "*.onnx"]))
+        return Path(snapshot_download(path, revision=config.revision, ignore_patterns=["*.gguf", "*.onnx"]))
     except Exception as error:
         raise DataError(
             f"model.path={path!r}: not a local folder and the hub download failed ({type(error).__name__}); download the "
@@ -85,13 +86,13 @@ def _hash_files(files: list[Path], cache: Path | None) -> str:
 class Checkpoint:
     """The model under study. `key` identifies its computations; `model`, `tokenizer`, `layout` load on first use."""
 
-    def __init__(self, config: dict[str, Any], cache_dir: Path | None = None):
+    def __init__(self, config: ModelConfig, cache_dir: Path | None = None):
         self.config = config
         self.path = resolve_path(config)
-        self.name = config.get("name") or self.path.name
+        self.name = config.name or self.path.name
         weights = [f for pattern in WEIGHTS for f in self.path.glob(pattern)]
         if not weights:
-            raise DataError(f"model.path={config['path']!r}: no weights ({', '.join(WEIGHTS)}) in {self.path}")
+            raise DataError(f"model.path={config.path!r}: no weights ({', '.join(WEIGHTS)}) in {self.path}")
         text = [
             f
             for f in self.path.iterdir()
@@ -109,7 +110,7 @@ class Checkpoint:
                 "tokenizer": self.tokenizer_sha256,
                 "dtype": self.dtype,
                 "device": self.device_name,
-                "attention": config.get("attn_implementation"),
+                "attention": config.attn_implementation,
                 "versions": {
                     k: v for k, v in versions().items() if k in ("torch", "transformers", "flash-linear-attention")
                 },
@@ -118,7 +119,7 @@ class Checkpoint:
         )
 
     def _device(self) -> str:
-        wanted = self.config.get("device", "auto")
+        wanted = self.config.device
         import torch
 
         if wanted == "auto":
@@ -131,7 +132,7 @@ class Checkpoint:
         return wanted
 
     def _dtype_name(self) -> str:
-        wanted = self.config.get("dtype", "auto")
+        wanted = self.config.dtype
         if wanted != "auto":
             return wanted
         if self.device == "cpu":
@@ -155,7 +156,7 @@ class Checkpoint:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.config.get("trust_remote_code", False))
+        return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.config.trust_remote_code)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -173,8 +174,8 @@ class Checkpoint:
         """What a record says about the model (from files only; the loaded parts are added by `loaded_info`)."""
         return {
             "name": self.name,
-            "path": str(self.config["path"]),
-            "revision": self.config.get("revision"),
+            "path": str(self.config.path),
+            "revision": self.config.revision,
             "weights_sha256": self.weights_sha256,
             "tokenizer_sha256": self.tokenizer_sha256,
             "dtype": self.dtype,
@@ -215,7 +216,7 @@ class Checkpoint:
         return digest(template) if template else "none"
 
 
-def load_model(path: Path, config: dict[str, Any], device: str, dtype: str) -> Any:
+def load_model(path: Path, config: ModelConfig, device: str, dtype: str) -> Any:
     """A frozen causal LM in eval mode. Raises DataError naming the folder when transformers cannot load it."""
     import torch
     import transformers
@@ -227,11 +228,11 @@ def load_model(path: Path, config: dict[str, Any], device: str, dtype: str) -> A
         transformers.utils.logging.set_verbosity_error()
     kwargs: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
-        "trust_remote_code": config.get("trust_remote_code", False),
+        "trust_remote_code": config.trust_remote_code,
     }
     for key in ("attn_implementation", "device_map", "tp_plan"):
-        if config.get(key):
-            kwargs[key] = config[key]
+        if getattr(config, key):
+            kwargs[key] = getattr(config, key)
     try:
         settings = AutoConfig.from_pretrained(path, trust_remote_code=kwargs["trust_remote_code"])
         architectures = getattr(settings, "architectures", None) or [""]
@@ -241,8 +242,8 @@ def load_model(path: Path, config: dict[str, Any], device: str, dtype: str) -> A
         model = cls.from_pretrained(path, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"model.path={config['path']!r}: transformers cannot load it ({first})") from error
-    if not (config.get("device_map") or config.get("tp_plan")):
+        raise DataError(f"model.path={config.path!r}: transformers cannot load it ({first})") from error
+    if not (config.device_map or config.tp_plan):
         model = model.to(device)
     model.eval()
     for p in model.parameters():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from s0.config.schema import Config
 from s0.data import Problem, Verdict, digest
 from s0.errors import SandboxError
 from s0.runtime.progress import bar
@@ -21,16 +22,16 @@ class Grader:
     """`submit` as completions arrive, `wait` when verdicts are needed, then `verdict`. Errors of the sandbox surface in
     `wait` (or the next `submit`), never as a score."""
 
-    def __init__(self, task: Task, settings: dict[str, Any], sandbox: Callable[[], Any], store: Store):
+    def __init__(self, task: Task, config: Config, sandbox: Callable[[], Any], store: Store):
         # everything that determines a verdict besides the problem and the answer
         key = digest(
             {
                 "task": task.name,
-                "match": settings["match"],
-                "keep_distinct": settings["keep_distinct"],
-                "timeout": settings["grading_timeout_s"],
-                "isolated": not settings["allow_unisolated"],
-                "memory_mb": settings["memory_mb"],
+                "match": config.task.match,
+                "keep_distinct": getattr(config.task, "keep_distinct", False),
+                "timeout": config.task.grading_timeout_s,
+                "isolated": not config.sandbox.allow_unisolated,
+                "memory_mb": config.sandbox.memory_mb,
             }
         )
         self.task, self.log = task, store.log("verdicts", f"{task.name}-{key}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from s0.config.schema import TrainConfig
 from s0.data import digest
 from s0.errors import ArchitectureError
 from s0.experiment.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ def adapter_key(checkpoint: Checkpoint, method: Method, one: TrainingSet) -> str
 
 
 def train(
-    store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: dict[str, Any]
+    store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: TrainConfig
 ) -> dict[str, Adapter]:
     """Adapters by key for all trainings: stored ones are loaded, the others learned together and stored (see `learn`)."""
     learn(store, checkpoint, trainings, settings)
@@ -43,7 +44,7 @@ def train(
     return {k: method.load(ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
 
 
-def learn(store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: dict[str, Any]) -> None:
+def learn(store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: TrainConfig) -> None:
     """Have every training in the store: what is missing is learned together, in fits of at most `FUSED` trainings, and by
     one process at a time. The methods must be equal in `joint_key`, or one.
 
@@ -79,7 +80,7 @@ def _fused_at_once(checkpoint: Checkpoint) -> int:
         return FUSED
 
 
-def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: int, settings: dict[str, Any]) -> None:
+def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: int, settings: TrainConfig) -> None:
     """Learn these trainings, of so many that are missing, in one fit and store them."""
     trainings = list(keyed.values())
     method = trainings[0][0]
@@ -95,7 +96,7 @@ def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: i
         ctx = context(checkpoint, settings)
         ctx.progress = after
         if method.resumable:
-            ctx.resume, ctx.on_step = _snapshots(snapshot, settings["snapshot_s"])
+            ctx.resume, ctx.on_step = _snapshots(snapshot, settings.snapshot_s)
         try:
             adapters = method.fit_jointly(ctx, trainings)
         except Exception:
@@ -112,7 +113,7 @@ def _kind(method: Method) -> str:
     return f"adapters-{method.name}"
 
 
-def context(checkpoint: Checkpoint, settings: dict[str, Any]) -> FitContext:
+def context(checkpoint: Checkpoint, settings: TrainConfig) -> FitContext:
     try:
         layout: Any = checkpoint.layout
     except ArchitectureError:
@@ -121,8 +122,8 @@ def context(checkpoint: Checkpoint, settings: dict[str, Any]) -> FitContext:
         checkpoint.model,
         checkpoint.tokenizer,
         layout,
-        token_budget=settings["token_budget"],
-        checkpointing=settings["checkpointing"],
+        token_budget=settings.token_budget,
+        checkpointing=settings.checkpointing,
     )
 
 

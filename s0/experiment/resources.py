@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from s0.config.schema import Config, ModelConfig, SandboxSettings
 from s0.data import digest
 from s0.experiment.checkpoint import Checkpoint
 from s0.storage.store import Store
@@ -19,11 +21,11 @@ class ResourceCache:
         self._key = ""
         self._lab: Any = None
 
-    def get(self, config: dict[str, Any]) -> Any:
-        key = digest([config["store"], config["sandbox"]])
+    def get(self, config: Config) -> Any:
+        key = digest([config.store, dataclasses.asdict(config.sandbox)])
         if key != self._key:
             self.close()
-            self._lab = self._stack.enter_context(Resources(Store(config["store"]), config["sandbox"]))
+            self._lab = self._stack.enter_context(Resources(Store(config.store), config.sandbox))
             self._key = key
         return self._lab
 
@@ -43,12 +45,12 @@ class Resources:
     """What cells share: the store, loaded models, and one sandbox. Use as a context manager."""
 
     store: Store
-    sandbox_settings: dict[str, Any]
+    sandbox_settings: SandboxSettings
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     _sandbox: Any = None
 
-    def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
-        key = digest(config)
+    def checkpoint(self, config: ModelConfig) -> Checkpoint:
+        key = digest(dataclasses.asdict(config))
         if key not in self.checkpoints:
             self.checkpoints.clear()  # one model in memory at a time
             self.checkpoints[key] = Checkpoint(config, self.store.root)
@@ -60,9 +62,7 @@ class Resources:
             from s0.sandbox import Sandbox
 
             s = self.sandbox_settings
-            self._sandbox = Sandbox(
-                workers=s["workers"], memory_mb=s["memory_mb"], allow_unisolated=s["allow_unisolated"]
-            )
+            self._sandbox = Sandbox(workers=s.workers, memory_mb=s.memory_mb, allow_unisolated=s.allow_unisolated)
             self._sandbox.__enter__()
         return self._sandbox
 

@@ -13,15 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash
+from s0.config.resolve import config_hash, to_json
+from s0.config.schema import Config
 from s0.data import Example
-from s0.experiment.alpha import AlphaChoice, choose_alphas, decide_alphas, trainings_of
+from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
 from s0.experiment.cell import Cell
 from s0.experiment.checkpoint import Checkpoint
 from s0.experiment.evaluations import evaluations_of
 from s0.experiment.learn import adapter_key, train
 from s0.experiment.resources import Resources
-from s0.methods import Adapter, TrainingSet
+from s0.methods import Adapter, AlphaChoice, TrainingSet
 from s0.runtime.environment import git_state, versions
 from s0.storage.records import Evaluation, Record, TrainingSummary, find_record, write_record
 
@@ -29,34 +30,34 @@ NO_SOLUTIONS = "none of the {n} sampled completions passed verification, so ther
 
 
 def run_cell(
-    config: dict[str, Any], resources: Resources, command: str = "", spent: dict[str, float] | None = None
+    config: Config, resources: Resources, command: str = "", spent: dict[str, float] | None = None
 ) -> list[Record]:
     """All records of one cell, one per seed: found if they exist, computed otherwise. `spent` seconds by stage were
     already used on it (s0.sweep.joint). Raises S0Error."""
     cell = Cell(config, resources)
     cell.wall |= spent or {}
     try:
-        folder = Path(config["records"])
-        keys = {seed: cell.record_key(seed) for seed in config["seed"]}
-        found = {seed: r for seed in config["seed"] if (r := find_record(folder, keys[seed]))}
-        todo = [seed for seed in config["seed"] if seed not in found]
+        folder = Path(config.records)
+        keys = {seed: cell.record_key(seed) for seed in config.seed}
+        found = {seed: r for seed in config.seed if (r := find_record(folder, keys[seed]))}
+        todo = [seed for seed in config.seed if seed not in found]
         if todo:
             print(
                 f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {_ranges(todo)}",
                 flush=True,
             )
-            samples = cell.sample(todo) if cell.method.name != "none" else {seed: [] for seed in todo}
+            samples = cell.sample(todo) if cell.method.trains else {seed: [] for seed in todo}
             solutions: dict[int, tuple[list[Example], int]] = {
                 s: cell.examples(samples[s]) if samples[s] else ([], 0) for s in todo
             }
-            trainable = [s for s in todo if solutions[s][0] or cell.method.name == "none"]
+            trainable = [s for s in todo if solutions[s][0] or not cell.method.trains]
             sets = {s: TrainingSet(s, cell.subset(solutions[s][0], s)) for s in trainable}
             adapters: dict[int, Adapter] = {}
             alphas: dict[int, AlphaChoice] = {}
-            if cell.method.name != "none" and trainable:
+            if cell.method.trains and trainable:
                 with cell.timed("train"):
                     alphas, folds = choose_alphas(cell, sets)
-                    trained = train(cell.store, cell.checkpoint, trainings_of(cell, sets, folds), config["train"])
+                    trained = train(cell.store, cell.checkpoint, trainings_of(cell, sets, folds), config.train)
                     decide_alphas(cell, alphas, folds, trained)
                     for s in trainable:
                         adapters[s] = trained[adapter_key(cell.checkpoint, cell.method, sets[s])]
@@ -76,7 +77,7 @@ def run_cell(
                 )
                 write_record(folder, record, problems)
                 found[seed] = record
-        return [found[seed] for seed in config["seed"]]
+        return [found[seed] for seed in config.seed]
     finally:
         cell.grader.close()
 
@@ -91,29 +92,29 @@ def _record(
     evaluated: dict[str, Any],
     environment: dict[str, Any],
 ) -> tuple[Record, list[dict[str, Any]]]:
-    config, task = cell.config, cell.config["task"]
+    config, task = cell.config, cell.config.task
     examples, passed = solutions
-    none = cell.method.name == "none"
-    n_samples = 0 if none else len(cell.train_problems) * task["samples_per_problem"]
-    solved = adapter is not None or none
+    trains = cell.method.trains
+    n_samples = len(cell.train_problems) * task.samples_per_problem if trains else 0
+    solved = adapter is not None or not trains
     state = adapter.state if adapter else None
     norms = state.norms() if state else {}
     curve = adapter.curve if adapter else None
-    used = config["method"].get("n_solutions") or len(examples)
+    used = config.method.solutions or len(examples)
     baseline: Evaluation | None = evaluated["baseline"].get(seed)
     tuned: Evaluation | None = evaluated["tuned"].get(seed)
     controls: dict[str, Evaluation] = evaluated["controls"].get(seed, {})
     record = Record(
         key=key,
         status="ok" if solved else "no_solutions",
-        experiment=config["experiment"],
+        experiment=config.experiment,
         model=cell.checkpoint.name,
         task=cell.task.name,
         method=cell.method.name,
         seed=seed,
         alpha=alpha.alpha if alpha else None,
         error=None if solved else NO_SOLUTIONS.format(n=n_samples),
-        config={**config, "seed": seed},
+        config={**to_json(config), "seed": seed},
         config_hash=config_hash(config),
         model_info={
             **cell.checkpoint.info(),
@@ -134,10 +135,10 @@ def _record(
             "inference_cost": cell.method.inference_cost,
         },
         training=TrainingSummary(
-            n_problems=0 if none else len(cell.train_problems),
+            n_problems=len(cell.train_problems) if trains else 0,
             n_samples=n_samples,
             n_passed=passed,
-            n_solutions=0 if none else min(used, len(examples)),
+            n_solutions=min(used, len(examples)) if trains else 0,
             losses=curve.losses if curve else [],
             grad_norms=curve.grad_norms if curve else [],
             avg_state_norm=sum(norms.values()) / len(norms) if norms else 0.0,

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from s0.state.families import Layout
 from s0.state.initial import InitialState
 from s0.training.batches import truncate
 from s0.training.fit import fit_states
@@ -24,6 +27,16 @@ from s0.training.jobs import Curve, FitContext, FitJob, FitResult, TrainingSet
 
 #: what an adapter costs at inference: nothing, nothing after merging, work at every step, or longer prompts
 CostClass = Literal["none", "merge", "per-step", "extra tokens"]
+
+
+@dataclass
+class AlphaChoice:
+    """How alpha was set for one seed: its value (None: the method has none), where it comes from, and for "auto" the
+    cross-validation accuracy of every alpha of the grid."""
+
+    alpha: float | None = None
+    source: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class Adapter(abc.ABC):
@@ -42,6 +55,10 @@ class Adapter(abc.ABC):
         """What of the way the adapter is applied, beyond what was learned, its outputs depend on (plain JSON types)."""
         return None
 
+    def at(self, alpha: float | None, settings: Any) -> Adapter:
+        """The adapter as it is used with this alpha and the method's settings."""
+        return self
+
     @abc.abstractmethod
     def applied(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """Context yielding the adapted model; leaving it gives the base model back, bit for bit."""
@@ -51,14 +68,20 @@ class Adapter(abc.ABC):
 
 
 class Method(abc.ABC):
-    """`settings` is the resolved method section of the config."""
+    """`settings` is the resolved method section of the config (a `MethodConfig` of the method's own class)."""
+
+    settings: Any
 
     name: ClassVar[str]
     inference_cost: ClassVar[CostClass]
+    #: False: nothing is sampled or learned (the baseline as a cell of its own)
+    trains: ClassVar[bool] = True
+    #: True if what was learned is scaled by an alpha
+    has_alpha: ClassVar[bool] = False
     #: True if fit can stop at a step and be resumed from a snapshot
     resumable: ClassVar[bool] = False
 
-    def __init__(self, settings: dict[str, Any]):
+    def __init__(self, settings: Any):
         self.settings = settings
 
     def label(self) -> str:
@@ -67,7 +90,19 @@ class Method(abc.ABC):
 
     def determinants(self) -> dict[str, Any]:
         """The settings that determine what `fit` learns; the store key of an adapter is made from them."""
-        return dict(self.settings)
+        return dataclasses.asdict(self.settings)
+
+    def alpha(self, layout: Layout) -> AlphaChoice | None:
+        """How alpha is set; None: it is to be chosen on training problems from `settings.alpha_grid`."""
+        return AlphaChoice()
+
+    def default_alpha(self, layout: Layout) -> float:
+        """What stands in for "auto" where there are too few problems to choose on."""
+        return 1.0
+
+    def control(self, adapter: Adapter, layout: Layout, seed: int) -> InitialState | None:
+        """A random state to evaluate beside the tuned one, or None."""
+        return None
 
     @abc.abstractmethod
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
@@ -81,7 +116,7 @@ class Method(abc.ABC):
     def check(self, ctx: FitContext, one: TrainingSet) -> None:
         """Raise now what `fit` would raise for this set before its first step."""
         for e in one.examples:
-            truncate(e, self.settings["max_length"])
+            truncate(e, self.settings.max_length)
 
     @classmethod
     def fit_jointly(cls, ctx: FitContext, trainings: Sequence[Training]) -> list[Adapter]:

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from s0.config.schema import LoraMethod
 from s0.errors import ArchitectureError, ConfigError, StoreError
 from s0.methods.base import Adapter, CostClass, Method
 from s0.state.families import ATTENTION_TARGETS
@@ -175,29 +176,30 @@ def _detach(model: nn.Module) -> None:
 
 class Lora(Method):
     name = "lora"
+    settings: LoraMethod
     inference_cost: ClassVar[CostClass] = "merge"
     resumable = True
 
     def label(self) -> str:
         s = self.settings
-        rank = "_match" if s["rank"] == "match" else f"_r{s['rank']}"
-        return f"lora{rank}" + (f"_n{s['n_solutions']}" if s["n_solutions"] else "")
+        rank = "_match" if s.rank == "match" else f"_r{s.rank}"
+        return f"lora{rank}" + (f"_n{s.n_solutions}" if s.n_solutions else "")
 
     def determinants(self) -> dict[str, Any]:
         """Merging is a matter of use: one training serves both."""
         keys = ["name", "rank", "lora_alpha", "targets", "n_steps", "lr", "grad_clip", "max_length"]
-        return {k: self.settings[k] for k in keys}
+        return {k: getattr(self.settings, k) for k in keys}
 
     def _merge(self) -> bool:
-        return self.settings["merge"] is not False
+        return self.settings.merge is not False
 
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         from peft import get_peft_model_state_dict
 
         s = self.settings
-        modules = target_modules(ctx, s["targets"])
-        rank = resolve_rank(ctx, s["rank"], modules)
-        lora_alpha = 2.0 * rank if s["lora_alpha"] is None else float(s["lora_alpha"])
+        modules = target_modules(ctx, s.targets)
+        rank = resolve_rank(ctx, s.rank, modules)
+        lora_alpha = 2.0 * rank if s.lora_alpha is None else float(s.lora_alpha)
 
         @contextlib.contextmanager
         def open_trainee(seed: int) -> Iterator[Trainee]:

@@ -23,6 +23,7 @@ class NoAdapter(Adapter):
 
 class NoMethod(Method):
     name = "none"
+    trains = False
     inference_cost: ClassVar[CostClass] = "none"
 
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from s0.config.schema import PrefixMethod
 from s0.engines.slots import SlotCache
 from s0.errors import ArchitectureError, S0Error, StoreError
 from s0.methods.base import Adapter, CostClass, Method
@@ -149,17 +150,18 @@ class PrefixAdapter(Adapter):
 
 class Prefix(Method):
     name = "prefix"
+    settings: PrefixMethod
     inference_cost: ClassVar[CostClass] = "extra tokens"
     resumable = True
 
     def label(self) -> str:
         s = self.settings
-        flat = "" if s["projection"] else "_flat"
-        return f"prefix_v{s['n_virtual_tokens']}{flat}" + (f"_n{s['n_solutions']}" if s["n_solutions"] else "")
+        flat = "" if s.projection else "_flat"
+        return f"prefix_v{s.n_virtual_tokens}{flat}" + (f"_n{s.n_solutions}" if s.n_solutions else "")
 
     def determinants(self) -> dict[str, Any]:
         keys = ["name", "n_virtual_tokens", "projection", "n_steps", "lr", "grad_clip", "max_length"]
-        return {k: self.settings[k] for k in keys}
+        return {k: getattr(self.settings, k) for k in keys}
 
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         from peft import PrefixEncoder, PrefixTuningConfig
@@ -167,10 +169,10 @@ class Prefix(Method):
         s, model = self.settings, ctx.model
         layers, heads, dim = _attention_shape(model)
         text_config = model.config.get_text_config(decoder=True)
-        n = s["n_virtual_tokens"]
+        n = s.n_virtual_tokens
         config = PrefixTuningConfig(
             num_virtual_tokens=n,
-            prefix_projection=bool(s["projection"]),
+            prefix_projection=bool(s.projection),
             num_layers=layers,
             # with grouped-query attention a virtual token is as wide as the keys (peft's convention)
             token_dim=heads * dim,

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from s0.config.schema import S0Method
 from s0.errors import ArchitectureError, ConfigError
-from s0.methods.base import Adapter, CostClass, JobMethod
+from s0.methods.base import Adapter, AlphaChoice, CostClass, JobMethod
 from s0.state.cache import S0Cache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
@@ -55,6 +56,10 @@ def state_after(model: Any, tokenizer: Any, layout: Layout, text: str) -> Initia
     return InitialState(tensors, layout.architecture)
 
 
+#: control states have seeds of their own
+CONTROL_SEED = 7_919
+
+
 class S0Adapter(Adapter):
     def __init__(self, state: InitialState, trainable_params: int, curve: Curve | None = None):
         self._state, self.trainable_params, self.curve = state, trainable_params, curve or Curve()
@@ -62,6 +67,11 @@ class S0Adapter(Adapter):
     @property
     def state(self) -> InitialState:
         return self._state
+
+    def at(self, alpha: float | None, settings: S0Method) -> S0Adapter:
+        assert alpha is not None
+        state = self._state.replace(alpha=alpha, normalize=settings.normalize)
+        return S0Adapter(state, self.trainable_params, self.curve)
 
     @contextlib.contextmanager
     def applied(self, model: Any) -> Any:
@@ -82,45 +92,57 @@ class S0Adapter(Adapter):
 
 class S0(JobMethod):
     name = "s0"
+    settings: S0Method
+    has_alpha = True
     inference_cost: ClassVar[CostClass] = "none"
 
     def label(self) -> str:
         s = self.settings
         parts = ["s0"]
-        if s["layers"] not in (None, "all"):
-            parts.append(s["layers"] if isinstance(s["layers"], str) else "layers" + "-".join(map(str, s["layers"])))
-        if s["rank"]:
-            parts.append(f"rank{s['rank']}")
-        if s["n_solutions"]:
-            parts.append(f"n{s['n_solutions']}")
-        if s["normalize"]:
+        if s.layers not in (None, "all"):
+            parts.append(s.layers if isinstance(s.layers, str) else "layers" + "-".join(map(str, s.layers)))
+        if s.rank:
+            parts.append(f"rank{s.rank}")
+        if s.n_solutions:
+            parts.append(f"n{s.n_solutions}")
+        if s.normalize:
             parts.append("normalized")
-        if s["alpha_placement"] == "inside":
+        if s.alpha_placement == "inside":
             parts.append("inside")
-        if s["init_prompt"]:
+        if s.init_prompt:
             parts.append("init")
         return "_".join(parts)
 
     def determinants(self) -> dict[str, Any]:
         """Scaled after training, one training serves every alpha; inside training, alpha and normalize matter."""
         keys = ["name", "n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "init_prompt"]
-        if self.settings["alpha_placement"] == "inside":
+        if self.settings.alpha_placement == "inside":
             keys += ["alpha", "normalize", "alpha_placement"]
-        return {k: self.settings[k] for k in keys}
+        return {k: getattr(self.settings, k) for k in keys}
 
     def joint_key(self) -> dict[str, Any]:
-        return {"n_steps": self.settings["n_steps"], "rank": self.settings["rank"] or 0}
+        return {"n_steps": self.settings.n_steps, "rank": self.settings.rank or 0}
 
-    def alpha(self, layout: Layout) -> float | None:
-        """The configured alpha, the architecture's default for null, None for "auto"."""
-        value = self.settings["alpha"]
+    def alpha(self, layout: Layout) -> AlphaChoice | None:
+        """The configured alpha, or the architecture's default for null."""
+        value = self.settings.alpha
         if value == "auto":
             return None
-        return self.default_alpha(layout) if value is None else float(value)
+        if value is None:
+            return AlphaChoice(self.default_alpha(layout), "architecture default")
+        return AlphaChoice(float(value), "config")
 
-    @staticmethod
-    def default_alpha(layout: Layout) -> float:
+    def default_alpha(self, layout: Layout) -> float:
         return float(layout.family.default_alpha)
+
+    def control(self, adapter: Adapter, layout: Layout, seed: int) -> InitialState | None:
+        """A random state of the tuned one's norm per layer, alpha and normalisation."""
+        state = adapter.state
+        if not self.settings.control or state is None:
+            return None
+        return InitialState.random(
+            layout, state.norms(), seed + CONTROL_SEED, alpha=state.alpha, normalize=state.normalize
+        )
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
         if ctx.layout is None:
@@ -128,30 +150,31 @@ class S0(JobMethod):
                 f"model {type(ctx.model).__name__}: no recurrent layer whose state S0 could start; use method=lora or prefix"
             )
         s = self.settings
-        inside = s["alpha_placement"] == "inside"
-        alpha = self.alpha(ctx.layout) if inside else None
-        layers = choose_layers(ctx.layout, s["layers"])
+        inside = s.alpha_placement == "inside"
+        choice = self.alpha(ctx.layout) if inside else None
+        alpha = choice.alpha if choice else None
+        layers = choose_layers(ctx.layout, s.layers)
         config = FitConfig(
-            n_steps=s["n_steps"],
-            lr=s["lr"],
-            l2_lambda=s["l2_lambda"],
-            grad_clip=s["grad_clip"],
-            max_length=s["max_length"],
+            n_steps=s.n_steps,
+            lr=s.lr,
+            l2_lambda=s.l2_lambda,
+            grad_clip=s.grad_clip,
+            max_length=s.max_length,
             layers=layers,
             alpha=1.0 if alpha is None else alpha,
             alpha_inside=inside,
-            normalize=bool(s["normalize"]) and inside,
-            rank=s["rank"] or 0,
+            normalize=bool(s.normalize) and inside,
+            rank=s.rank or 0,
             seed=one.seed,
         )
-        init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s["init_prompt"]) if s["init_prompt"] else None
+        init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s.init_prompt) if s.init_prompt else None
         return FitJob(one.examples, config, init)
 
     def adapter(self, ctx: FitContext, result: FitResult) -> S0Adapter:
         return S0Adapter(result.state, self._count(result.state), Curve(result.losses, result.grad_norms))
 
     def _count(self, state: InitialState) -> int:
-        rank = self.settings["rank"] or 0
+        rank = self.settings.rank or 0
         if not rank:
             return sum(t.numel() for t in state.tensors.values())
         return sum(rank * t.shape[0] * (t.shape[1] + t.shape[2]) for t in state.tensors.values())

@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from s0.config.schema import StateOffsetMethod
 from s0.errors import ArchitectureError, ConfigError, StoreError
 from s0.kernels.offsets import Offsets
-from s0.methods.base import Adapter, CostClass, JobMethod
+from s0.methods.base import Adapter, AlphaChoice, CostClass, JobMethod
 from s0.methods.s0 import choose_layers
 from s0.state.cache import TrainingCache
 from s0.state.families import Layout, describe, device_of_layer
@@ -51,6 +52,10 @@ class OffsetAdapter(Adapter):
                     "fit it on this model"
                 )
 
+    def at(self, alpha: float | None, settings: StateOffsetMethod) -> OffsetAdapter:
+        assert alpha is not None
+        return OffsetAdapter(self.tensors, self.architecture, alpha, self.mode, self.curve)
+
     @contextlib.contextmanager
     def applied(self, model: Any) -> Iterator[Any]:
         layout = describe(model)
@@ -77,29 +82,34 @@ class OffsetAdapter(Adapter):
 
 class StateOffset(JobMethod):
     name = "state_offset"
+    settings: StateOffsetMethod
+    has_alpha = True
     inference_cost: ClassVar[CostClass] = "per-step"
 
     def label(self) -> str:
         s = self.settings
         parts = ["state_offset"]
-        if s["mode"] == "readout":
+        if s.mode == "readout":
             parts.append("readout")
-        if s["layers"] not in (None, "all"):
-            parts.append(s["layers"] if isinstance(s["layers"], str) else "layers" + "-".join(map(str, s["layers"])))
-        if s["n_solutions"]:
-            parts.append(f"n{s['n_solutions']}")
+        if s.layers not in (None, "all"):
+            parts.append(s.layers if isinstance(s.layers, str) else "layers" + "-".join(map(str, s.layers)))
+        if s.n_solutions:
+            parts.append(f"n{s.n_solutions}")
         return "_".join(parts)
 
     def determinants(self) -> dict[str, Any]:
         """alpha scales the offset at use time, so one training serves every alpha."""
         keys = ["name", "n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "mode"]
-        return {k: self.settings[k] for k in keys}
+        return {k: getattr(self.settings, k) for k in keys}
+
+    def alpha(self, layout: Layout) -> AlphaChoice | None:
+        return None if self.settings.alpha == "auto" else AlphaChoice(float(self.settings.alpha), "config")
 
     def _alpha(self) -> float:
-        return 1.0 if self.settings["alpha"] is None else float(self.settings["alpha"])
+        return 1.0 if self.settings.alpha == "auto" else float(self.settings.alpha)
 
     def joint_key(self) -> dict[str, Any]:
-        return {"n_steps": self.settings["n_steps"], "mode": self.settings["mode"]}
+        return {"n_steps": self.settings.n_steps, "mode": self.settings.mode}
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
         s = self.settings
@@ -108,20 +118,20 @@ class StateOffset(JobMethod):
                 f"model {type(ctx.model).__name__}: no recurrent layer whose state an offset could be added to; "
                 "use method=lora or prefix"
             )
-        if s["mode"] not in ("accumulate", "readout"):
-            raise ConfigError(f"method.mode={s['mode']!r}: must be accumulate or readout")
+        if s.mode not in ("accumulate", "readout"):
+            raise ConfigError(f"method.mode={s.mode!r}: must be accumulate or readout")
         config = FitConfig(
-            n_steps=s["n_steps"],
-            lr=s["lr"],
-            l2_lambda=s["l2_lambda"],
-            grad_clip=s["grad_clip"],
-            max_length=s["max_length"],
-            layers=choose_layers(ctx.layout, s["layers"]),
+            n_steps=s.n_steps,
+            lr=s.lr,
+            l2_lambda=s.l2_lambda,
+            grad_clip=s.grad_clip,
+            max_length=s.max_length,
+            layers=choose_layers(ctx.layout, s.layers),
         )
         return FitJob(one.examples, config)
 
     def through(self, ctx: FitContext) -> Any:
-        layout, mode = ctx.layout, self.settings["mode"]
+        layout, mode = ctx.layout, self.settings.mode
 
         @contextlib.contextmanager
         def passing(rows: dict[int, Tensor]) -> Iterator[TrainingCache]:
@@ -132,7 +142,7 @@ class StateOffset(JobMethod):
 
     def adapter(self, ctx: FitContext, result: FitResult) -> OffsetAdapter:
         curve = Curve(result.losses, result.grad_norms)
-        mode = self.settings["mode"]
+        mode = self.settings.mode
         return OffsetAdapter(result.state.tensors, ctx.layout.architecture, self._alpha(), mode, curve)
 
     def load(self, ctx: FitContext, folder: Path) -> Adapter:

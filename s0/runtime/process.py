@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import resource
-from typing import Any
 
 
 def free_memory() -> None:
@@ -23,9 +22,9 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
 
 
-def set_threads(config: dict[str, Any]) -> None:
+def set_threads(wanted: int | None) -> None:
     """Torch's CPU threads: as configured, else this worker's share, else the cores this process may use."""
     import torch
 
     share = int(os.environ.get("S0_THREADS", 0))
-    torch.set_num_threads(config["engine"]["threads"] or share or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(wanted or share or len(os.sched_getaffinity(0)))

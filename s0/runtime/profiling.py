@@ -7,24 +7,19 @@ import cProfile
 import pstats
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from s0.storage.files import write_text
 
-if TYPE_CHECKING:
-    pass
-
 
 @contextlib.contextmanager
-def profiled(config: dict[str, Any]) -> Iterator[None]:
-    """With debug.profile: Python functions (`profile.prof` for pstats or snakeviz, `profile.txt`) and torch operators
-    (`profile_ops.txt`) of everything inside, written into the folder `out`. Without it: nothing."""
-    if not config["debug"]["profile"]:
+def profiled(wanted: bool, out: Path) -> Iterator[None]:
+    """If wanted: Python functions (`profile.prof` for pstats or snakeviz, `profile.txt`) and torch operators
+    (`profile_ops.txt`) of everything inside, written into the folder `out`. Otherwise: nothing."""
+    if not wanted:
         yield
         return
     from torch.profiler import profile
 
-    out = Path(config["out"])
     python = cProfile.Profile()
     try:
         with profile() as operators:

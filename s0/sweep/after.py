@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from s0.config.schema import Config
 from s0.errors import S0Error
 from s0.storage.records import Record
 from s0.tracking.base import track
@@ -34,14 +35,14 @@ def check_overfit(records: Sequence[Record]) -> None:
             )
 
 
-def after_cell(config: dict[str, Any], resources: Any, records: list[Any]) -> None:
+def after_cell(config: Config, resources: Any, records: list[Any]) -> None:
     """What happens to records besides being kept: the preset's analysis, tracking, and the check of a debugging run."""
-    if config["analysis"]:
+    if config.analysis:
         # start-up: scikit-learn
         from s0.analysis.run import analyse
 
         analyse(config, resources, records)
-    if config["tracking"]["name"] != "none":
-        track(config["tracking"], records)
-    if config["debug"]["overfit"]:
+    if config.tracking.name != "none":
+        track(config.tracking, records)
+    if config.debug.overfit:
         check_overfit(records)

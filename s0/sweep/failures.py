@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash
+from s0.config.resolve import config_hash, to_json
+from s0.config.schema import Config
 from s0.errors import S0Error
 from s0.runtime.environment import git_state
 from s0.storage.files import write_json
@@ -58,15 +59,14 @@ def merge_failures(cell: Planned, failures: list[Failure]) -> list[Failure]:
     return [failure_of(cell, some, message, code) for (message, code), some in seeds.items()]
 
 
-def record_path(config: dict[str, Any], record: Any) -> Path:
-    return Path(config["records"]) / f"{record_stem(record)}.json"
+def record_path(config: Config, record: Any) -> Path:
+    return Path(config.records) / f"{record_stem(record)}.json"
 
 
-def failed_path(config: dict[str, Any], seed: int) -> Path:
+def failed_path(config: Config, seed: int) -> Path:
     """Where a failed seed is noted: one fixed name per config and seed, so that a later success can remove it."""
-    name = config["model"]["name"] or Path(str(config["model"]["path"])).name
-    stem = f"{name}__{config['task']['name']}__{config['method']['name']}__seed{seed}__failed-{config_hash(config)}"
-    return Path(config["records"]) / f"{stem}.json"
+    stem = f"{config.model.label}__{config.task.name}__{config.method.name}__seed{seed}__failed-{config_hash(config)}"
+    return Path(config.records) / f"{stem}.json"
 
 
 def write_failed(cell: Planned, seed: int, message: str) -> None:
@@ -76,18 +76,18 @@ def write_failed(cell: Planned, seed: int, message: str) -> None:
     record = Record(
         key=path.stem.rpartition("__")[2],
         status="failed",
-        experiment=config["experiment"],
+        experiment=config.experiment,
         model=path.stem.split("__")[0],
-        task=config["task"]["name"],
-        method=config["method"]["name"],
+        task=config.task.name,
+        method=config.method.name,
         seed=seed,
         alpha=None,
         error=message,
-        config={**config, "seed": seed},
+        config={**to_json(config), "seed": seed},
         config_hash=config_hash(config),
-        model_info={"name": path.stem.split("__")[0], "path": str(config["model"]["path"])},
-        task_info={"name": config["task"]["name"]},
-        method_info={"label": config["method"]["name"], "trainable_params": 0, "inference_cost": ""},
+        model_info={"name": path.stem.split("__")[0], "path": str(config.model.path)},
+        task_info={"name": config.task.name},
+        method_info={"label": config.method.name, "trainable_params": 0, "inference_cost": ""},
         training=TrainingSummary(),
         baseline=None,
         tuned=None,

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s0.config.resolve import to_json
+from s0.config.schema import Config
 from s0.data import digest
 from s0.experiment.alpha import choose_alphas, trainings_of
 from s0.experiment.cell import Cell
@@ -36,21 +38,22 @@ def groups(cells: Sequence[Planned], numbers: Sequence[int], processes: int = 1)
     alike: dict[str, list[int]] = {}
     for n in numbers:
         config = cells[n].config
-        method = make_method(config["method"])
-        company = method.joint_key()
-        key = digest([method.name, company, *(config[s] for s in SHARED)])
-        if company is None or key not in alike:
+        method = make_method(config.method)
+        joint = method.joint_key()
+        shared = to_json(config)
+        key = digest([method.name, joint, *(shared[s] for s in SHARED)])
+        if joint is None or key not in alike:
             out.append([])
             alike[key] = out[-1]
         alike[key].append(n)
     return [part for group in out for part in _parts(group, [_trainings(cells[n].config) for n in group], processes)]
 
 
-def _trainings(config: dict[str, Any]) -> set[tuple[str, int, int]]:
+def _trainings(config: Config) -> set[tuple[str, int, int]]:
     """What tells the trainings of a cell from those of the others in its group: settings, seed, fold (0: no fold)."""
-    settings = digest([make_method(config["method"]).determinants(), config["method"].get("n_solutions")])
-    folds = 3 if config["method"].get("alpha") == "auto" else 1
-    return {(settings, seed, fold) for seed in config["seed"] for fold in range(folds)}
+    settings = digest([make_method(config.method).determinants(), config.method.solutions])
+    folds = 3 if getattr(config.method, "alpha", None) == "auto" else 1
+    return {(settings, seed, fold) for seed in config.seed for fold in range(folds)}
 
 
 def _parts(group: list[int], trainings: list[set[tuple[str, int, int]]], processes: int) -> list[list[int]]:
@@ -69,7 +72,7 @@ def _parts(group: list[int], trainings: list[set[tuple[str, int, int]]], process
     return parts
 
 
-def train_ahead(configs: Sequence[dict[str, Any]], resources: Resources) -> list[dict[str, float]]:
+def train_ahead(configs: Sequence[Config], resources: Resources) -> list[dict[str, float]]:
     """Have the trainings of all these cells (one of `groups`) in the store. Returns each cell's share of the seconds spent,
     by stage.
 
@@ -87,9 +90,7 @@ def train_ahead(configs: Sequence[dict[str, Any]], resources: Resources) -> list
         start = time.monotonic()
         wanted = [_prepared(cell, seeds, examples) if seeds else [] for cell, seeds in zip(cells, todo, strict=True)]
         if sum(map(bool, wanted)) > 1:
-            learn(
-                first.store, first.checkpoint, [training for some in wanted for training in some], first.config["train"]
-            )
+            learn(first.store, first.checkpoint, [training for some in wanted for training in some], first.config.train)
         seconds = time.monotonic() - start
         for share, seeds, mine in zip(spent, todo, wanted, strict=True):
             if seeds:
@@ -103,16 +104,16 @@ def train_ahead(configs: Sequence[dict[str, Any]], resources: Resources) -> list
 
 def _missing(cell: Cell) -> list[int]:
     """Seeds without a record; none where that cannot be told."""
-    folder = Path(cell.config["records"])
+    folder = Path(cell.config.records)
     try:
-        return [s for s in cell.config["seed"] if not find_record(folder, cell.record_key(s))]
+        return [s for s in cell.config.seed if not find_record(folder, cell.record_key(s))]
     except Exception:
         return []
 
 
 def _prepared(cell: Cell, seeds: list[int], examples: dict[int, list[Any]]) -> list[Training]:
     """What the cell has to train, checked as far as that goes without training; nothing where a check fails."""
-    ctx = context(cell.checkpoint, cell.config["train"])
+    ctx = context(cell.checkpoint, cell.config.train)
     try:
         sets = {s: TrainingSet(s, cell.subset(examples[s], s)) for s in seeds if examples[s]}
         trainings = trainings_of(cell, sets, choose_alphas(cell, sets)[1])

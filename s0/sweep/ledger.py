@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from s0.config.resolve import config_hash
+from s0.config.resolve import config_hash, from_json, to_json
+from s0.config.schema import Config
 from s0.storage.files import write_json
 from s0.storage.store import Store
 from s0.sweep.failures import Failure
@@ -38,12 +38,15 @@ class Sweep:
 
     @classmethod
     def create(cls, folder: Path, cells: Sequence[Planned]) -> Sweep:
-        write_json(folder / "plan.json", [dataclasses.asdict(c) for c in cells])
+        write_json(folder / "plan.json", [{**dataclasses.asdict(c), "config": to_json(c.config)} for c in cells])
         return cls(folder)
 
     def plan(self) -> list[Planned]:
         assert self.folder is not None
-        return [Planned(**c) for c in json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))]
+        return [
+            Planned(**{**c, "config": from_json(c["config"])})
+            for c in json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+        ]
 
     def put(self, n: int, outcome: CellOutcome) -> None:
         self._known[n] = outcome
@@ -72,15 +75,15 @@ class Sweep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def claim_name(config: dict[str, Any], seed: int) -> str:
+def claim_name(config: Config, seed: int) -> str:
     """Claim under which one seed of a cell is computed."""
     return f"cell-{config_hash(config)}-{seed}"
 
 
 @contextlib.contextmanager
-def claimed(config: dict[str, Any], seeds: Sequence[int], wait: bool) -> Iterator[list[int]]:
+def claimed(config: Config, seeds: Sequence[int], wait: bool) -> Iterator[list[int]]:
     """Hold the claims of those seeds that are free (wait=False; none if the first is taken), or of all (wait=True)."""
-    store = Store(config["store"])
+    store = Store(config.store)
     with contextlib.ExitStack() as held:
         mine = []
         for seed in sorted(seeds):  # one order for everybody: two waiting processes cannot wait for each other

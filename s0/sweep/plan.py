@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+
+from s0.config.schema import Config
 
 
 @dataclass(frozen=True)
 class Planned:
     """One cell to run: its resolved config, the overrides of the job it belongs to, and those that compose it alone."""
 
-    config: dict[str, Any]
+    config: Config
     overrides: list[str]
     alone: list[str]
     #: overrides it was composed from, and those of them that tell it from the plan's other cells
@@ -21,9 +21,7 @@ class Planned:
 
     def label(self) -> str:
         """model / task / method and what tells it from its neighbours, as a reader names the cell."""
-        c = self.config
-        name = c["model"]["name"] or Path(str(c["model"]["path"])).name
-        return f"{name} / {c['task']['name']} / {c['method']['name']}{self.note}"
+        return f"{self.config.label}{self.note}"
 
     @property
     def command(self) -> str:
@@ -31,7 +29,7 @@ class Planned:
 
     def rerun(self, seeds: list[int]) -> str:
         """The command that runs this cell alone for these seeds."""
-        if seeds == self.config["seed"]:
+        if seeds == self.config.seed:
             return self.command
         chosen = f"seed={seeds[0]}" if len(seeds) == 1 else f"seed=[{','.join(map(str, seeds))}]"
         return _command([*(o for o in self.alone if key_of(o) != "seed"), chosen])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash
+from s0.config.resolve import config_hash, to_json
+from s0.config.schema import Config
 from s0.config.seeds import ranges
 from s0.errors import StoreError
 from s0.storage.records import Record, find_records, read_record
@@ -59,9 +60,9 @@ class Index:
                     groups[key] = JointRun(kind, total, (seen.seeds if seen else 0) + 1)
         self.batches = list(groups.values())
 
-    def state(self, config: dict[str, Any]) -> State:
-        store, hashed, state = Store(config["store"]), config_hash(config), State()
-        for seed in config["seed"]:
+    def state(self, config: Config) -> State:
+        store, hashed, state = Store(config.store), config_hash(config), State()
+        for seed in config.seed:
             if (hashed, seed) in self.by_seed:
                 state.done.append(seed)
             elif who := store.holder_of(claim_name(config, seed)):
@@ -72,10 +73,10 @@ class Index:
                 state.missing.append(seed)
         return state
 
-    def estimate(self, config: dict[str, Any], seeds: int) -> float | None:
+    def estimate(self, config: Config, seeds: int) -> float | None:
         """Seconds for so many seeds of this cell: the median of finished records of the same model, task, method and
         amount of work; None where there is none."""
-        kind = _kind(config["model"]["name"] or Path(str(config["model"]["path"])).name, config)
+        kind = _kind(config.model.label, to_json(config))
         known = sorted(b.seconds / b.seeds for b in self.batches if b.kind == kind)
         return known[len(known) // 2] * seeds if known else None
 
@@ -88,7 +89,7 @@ def _kind(model: str, config: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def index_of(cells: Sequence[Planned]) -> Index:
-    return Index(Path(c.config["records"]) for c in cells)
+    return Index(Path(c.config.records) for c in cells)
 
 
 def print_plan(cells: Sequence[Planned]) -> None:
@@ -98,8 +99,8 @@ def print_plan(cells: Sequence[Planned]) -> None:
     cost: float | None = 0.0
     for n, cell in enumerate(cells):
         state = index.state(cell.config)
-        todo = [s for s in cell.config["seed"] if s not in state.done]
-        total, done = total + len(cell.config["seed"]), done + len(state.done)
+        todo = [s for s in cell.config.seed if s not in state.done]
+        total, done = total + len(cell.config.seed), done + len(state.done)
         seconds = index.estimate(cell.config, len(todo)) if todo else 0.0
         cost = None if cost is None or seconds is None else cost + seconds
         line = f"  [{n + 1}/{len(cells)}] {cell.label()}: "

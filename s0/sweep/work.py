@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from s0.config.schema import Config
 from s0.errors import ArchitectureError, ConfigError, S0Error, SandboxError
 from s0.experiment.resources import ResourceCache
 from s0.runtime.process import free_memory, raise_file_limit, set_threads
@@ -37,7 +39,7 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
 
     raise_file_limit()
     numbers = list(range(len(cells)) if only is None else only)
-    left = {n: list(cells[n].config["seed"]) for n in numbers}
+    left = {n: list(cells[n].config.seed) for n in numbers}
     so_far = {n: CellOutcome() for n in numbers}
     spent: dict[int, dict[str, float]] = {}
 
@@ -54,7 +56,7 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
             if len(mine) > 1:
                 # what took processes down together is left to the cells themselves, and to their count of attempts
                 apart = max_attempts > 0 and sweep.attempt(min(mine), "together") >= JOINT_ATTEMPTS
-                configs = [{**cells[n].config, "seed": s} for n, s in mine.items()]
+                configs = [replace(cells[n].config, seed=s) for n, s in mine.items()]
                 spent.update(zip(mine, [{} for _ in mine] if apart else train_jointly(configs, labs), strict=True))
 
     def take(n: int) -> bool:
@@ -77,7 +79,7 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
                 sweep.put(n, so_far[n])
             return True
 
-    processes = min(len(numbers), cells[numbers[0]].config["workers"]) if numbers else 0
+    processes = min(len(numbers), cells[numbers[0]].config.workers) if numbers else 0
     queue = groups(cells, numbers, max(1, processes))
     with ResourceCache() as labs:
         while unfinished(numbers):
@@ -92,13 +94,13 @@ def work(cells: Sequence[Planned], sweep: Sweep, only: Sequence[int] | None = No
                     pass  # it is done now, or its process died: then the next round takes over all that one held
 
 
-def train_jointly(configs: list[dict[str, Any]], labs: ResourceCache) -> list[dict[str, float]]:
+def train_jointly(configs: list[Config], labs: ResourceCache) -> list[dict[str, float]]:
     """`s0.sweep.joint.train_ahead`, or nothing where that fails: then every cell trains by itself, and says what is wrong."""
     # start-up: torch
     from s0.sweep.joint import train_ahead
 
     try:
-        set_threads(configs[0])
+        set_threads(configs[0].engine.threads)
         return train_ahead(configs, labs.get(configs[0]))
     except Exception as error:
         message = one_line(error)
@@ -117,9 +119,9 @@ def run_seeds(
 
     failure: CellOutcome | None = None
     try:
-        set_threads(cell.config)
+        set_threads(cell.config.engine.threads)
         resources = labs.get(cell.config)
-        records = run_cell({**cell.config, "seed": seeds}, resources, cell.command, spent)
+        records = run_cell(replace(cell.config, seed=seeds), resources, cell.command, spent)
     except Exception as error:
         if len(seeds) == 1 or isinstance(error, WHOLE_CELL):
             failure = CellOutcome(

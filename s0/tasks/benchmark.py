@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+from s0.config.schema import TaskConfig
 from s0.data import Problem, digest
 from s0.errors import ConfigError, DataError, SandboxError
 from s0.tasks.base import Part, Task
@@ -16,39 +17,21 @@ T = TypeVar("T")
 class Benchmark(Task):
     """A Task over two fixed lists of problems. Subclasses implement `load`.
 
-    Config keys read here: `n_train`, `n_eval` (first n of a part; None = all of it), `grading_timeout_s` (seconds per
-    completion), `match`, `path`, `hub_id`, `hub_revision` (see `s0.tasks.source`).
+    Settings read here: `n_train`, `n_eval`, `grading_timeout_s`, `match`, `path`, `hub_id`, `hub_revision` (see
+    `s0.tasks.source`).
     """
 
-    #: values of the config key `match`, which chooses between ways of grading; the first is the default and the headline
-    matches: ClassVar[tuple[str, ...]] = ("official",)
     #: how completions are graded, in words for records and tables; set per instance where the config chooses
     grading: str = ""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = dict(config)
-        self.path: str | None = self.config.get("path")
-        self.hub_id: str | None = self.config.get("hub_id")
-        self.hub_revision: str | None = self.config.get("hub_revision")
-        self.match: str = self.config.get("match") or self.matches[0]
-        if self.match not in self.matches:
-            raise ConfigError(
-                f"task.match={self.match!r}: {self.name} has no such match; choose {', '.join(self.matches)}"
-            )
-        timeout = self.config.get("grading_timeout_s", 3.0)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-            raise ConfigError(f"task.grading_timeout_s={timeout!r}: must be a positive number of seconds")
-        self.timeout_s = float(timeout)
-        self._limits = {key: self._count(key) for key in ("n_train", "n_eval")}
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        self.path, self.hub_id, self.hub_revision = config.path, config.hub_id, config.hub_revision
+        self.match = config.match
+        self.timeout_s = float(config.grading_timeout_s)
         self._parts: dict[Part, list[Problem]] | None = None
         #: where the problems came from and how they were split, for the record (known once they are loaded)
         self.source = ""
-
-    def _count(self, key: str) -> int | None:
-        value = self.config.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"task.{key}={value!r}: must be a positive integer, or null for the whole part")
-        return value
 
     @abc.abstractmethod
     def load(self) -> tuple[list[Problem], list[Problem]]:
@@ -67,7 +50,7 @@ class Benchmark(Task):
         return list(self._parts[part])
 
     def _first(self, items: list[T], key: str) -> list[T]:
-        limit = self._limits[key]
+        limit = getattr(self.config, key)
         if limit is not None and limit > len(items):
             raise ConfigError(
                 f"task.{key}={limit}: this part of {self.name} has {len(items)} problems; "

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from s0.config.schema import TaskConfig
 from s0.data import Problem, Verdict
 from s0.errors import DataError
 from s0.tasks.base import GradingItem
@@ -34,7 +35,6 @@ class HumanEval(Benchmark):
     """
 
     name = "humaneval"
-    matches = ("official", "published")
     instruction: ClassVar[str] = (
         "Complete the following Python function. Return only the function body: no explanation, no markdown.\n\n"
     )
@@ -42,7 +42,7 @@ class HumanEval(Benchmark):
     #: first held-out problem
     split_at: ClassVar[int] = 80
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
         self.grading = "benchmark tests, " + ("layout repaired" if self.match == "official" else "published cleaning")
 

@@ -8,9 +8,10 @@ problem, solution, answer, subject, level, unique_id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from s0.config.schema import TaskConfig
 from s0.data import Problem, Verdict
 from s0.errors import DataError
 from s0.tasks.base import GradingItem
@@ -39,8 +40,8 @@ class Math500(Benchmark):
     grading = "math-verify on the last boxed answer"
     breakdowns = ("level", "subject")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__({"grading_timeout_s": 5.0, **config})
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
         self._pool = MathPool(self.timeout_s)
 
     def load(self) -> tuple[list[Problem], list[Problem]]:

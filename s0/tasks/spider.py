@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s0.config.schema import SpiderTask
 from s0.data import Problem, Verdict
 from s0.errors import ConfigError, DataError, SandboxError
 from s0.tasks.base import GradingItem
@@ -37,12 +38,13 @@ class Spider(Benchmark):
     the content hash of its database files, so that other databases are other problems; Problem.meta has `db_id`."""
 
     name = "spider"
-    matches = ("official", "set")
     breakdowns = ("db_id",)
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__({"grading_timeout_s": 10.0, **config})
-        self.keep_distinct = bool(self.config.get("keep_distinct", False))
+    config: SpiderTask
+
+    def __init__(self, config: SpiderTask) -> None:
+        super().__init__(config)
+        self.keep_distinct = config.keep_distinct
         if self.match == "set" and self.keep_distinct:
             raise ConfigError(
                 "task.keep_distinct=true: only match=official strips DISTINCT; remove it or set match=official"
@@ -94,7 +96,7 @@ class Spider(Benchmark):
 
     def database_dir(self) -> Path:
         """The configured folder, else `database/` beside the local data. Raises DataError."""
-        given = self.config.get("database_dir")
+        given: str | Path | None = self.config.database_dir
         if given is None and self.path is not None:
             folder = Path(self.path)
             given = (folder if folder.is_dir() else folder.parent) / "database"

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from s0.config.schema import WandbTracking
 from s0.storage.records import Evaluation, Record
 
 
-def write_run(config: dict[str, Any], record: Record) -> str:
+def write_run(config: WandbTracking, record: Record) -> str:
     """Write one record as one run. Returns its address, or its folder where it is offline."""
     import wandb
 
-    folder = Path(config["dir"])
+    folder = Path(config.dir)
     folder.mkdir(parents=True, exist_ok=True)
     label = record.method_info.get("label", record.method)
     run = wandb.init(
-        project=config["project"],
-        entity=config["entity"],
-        group=config["group"] or record.experiment or f"{record.model}/{record.task}/{label}",
+        project=config.project,
+        entity=config.entity,
+        group=config.group or record.experiment or f"{record.model}/{record.task}/{label}",
         job_type=record.method,
         name=f"{record.model}/{record.task}/{label}/seed{record.seed}",
         id=f"{record.key}-{record.seed}",  # tracked twice, it is still one run
@@ -34,7 +35,7 @@ def write_run(config: dict[str, Any], record: Record) -> str:
         tags=tags(config, record),
         config=record.config,
         dir=str(folder),
-        mode=mode(config["mode"]),
+        mode=mode(config.mode),
         reinit="create_new",
         settings=wandb.Settings(
             console="off",
@@ -114,10 +115,10 @@ def summary(record: Record) -> dict[str, Any]:
     return {k: v for k, v in found.items() if v is not None}
 
 
-def tags(config: dict[str, Any], record: Record) -> list[str]:
+def tags(config: WandbTracking, record: Record) -> list[str]:
     """The config's tags, then what the record is about."""
     own = [record.model, record.task, record.method, record.experiment, f"seed{record.seed}"]
-    return list(dict.fromkeys(t for t in [*config["tags"], *own] if t))
+    return list(dict.fromkeys(t for t in [*config.tags, *own] if t))
 
 
 def mode(wanted: str | None) -> Any:

@@ -24,6 +24,7 @@ from s0.training.batches import Batch, make_batches
 from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, TrainingSet
 from s0.training.passes import frozen, recompute_layers, token_losses
 from s0.training.passes import logits_at as scored_positions
+from s0.training.settings import Training
 
 
 @dataclass
@@ -54,12 +55,12 @@ def text_model(ctx: FitContext) -> nn.Module:
 def train_each(
     ctx: FitContext,
     sets: list[TrainingSet],
-    settings: dict[str, Any],
+    settings: Training,
     open_trainee: Callable[[int], contextlib.AbstractContextManager[Trainee]],
 ) -> list[tuple[dict[str, Tensor], Curve]]:
     """Train on each set with a fresh trainee of that set's seed; the model is left as it was found.
 
-    `settings` needs n_steps, lr, grad_clip, max_length. Progress and snapshots count steps over all sets.
+    Progress and snapshots count steps over all sets.
     Raises S0Error for an empty set, examples that do not fit max_length, or a gradient that is not finite.
     """
     done: list[tuple[dict[str, Tensor], Curve]] = []
@@ -83,17 +84,17 @@ def _train(
     sets: list[TrainingSet],
     position: int,
     one: TrainingSet,
-    settings: dict[str, Any],
+    settings: Training,
     trainee: Trainee,
     done: list[tuple[dict[str, Tensor], Curve]],
     resume: dict[str, Any] | None,
 ) -> Curve:
-    params, n_steps = trainee.parameters, settings["n_steps"]
+    params, n_steps = trainee.parameters, settings.n_steps
     device = next(ctx.model.parameters()).device
     argument = ctx.layout.cache_argument if ctx.layout is not None else "past_key_values"
-    job = FitJob(one.examples, FitConfig(max_length=settings["max_length"]))
+    job = FitJob(one.examples, FitConfig(max_length=settings.max_length))
     batches = make_batches([job], device, ctx.token_budget, pad_id=0)
-    optimizer = torch.optim.Adam(params, lr=settings["lr"])
+    optimizer = torch.optim.Adam(params, lr=settings.lr)
     curve = Curve()
     if resume is not None:
         for p, saved in zip(params, resume["params"], strict=True):
@@ -134,7 +135,7 @@ def _train(
                     for p, g in zip(params, grads, strict=True):
                         if g is not None:
                             p.grad = g if p.grad is None else p.grad.add_(g)
-            clip = settings["grad_clip"] or float("inf")
+            clip = settings.grad_clip or float("inf")
             norm = float(nn.utils.clip_grad_norm_(params, clip))
             if not torch.isfinite(torch.tensor(norm)):
                 raise S0Error(f"training (seed {one.seed}): gradient is not finite at step {step + 1}; lower method.lr")

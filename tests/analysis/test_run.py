@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from s0.analysis.run import ANALYSES, analyse
-from s0.config.registry import register
+from s0.analysis.run import analyse
+from s0.config.registry import ANALYSES, register
 from s0.config.resolve import resolve
+from s0.config.schema import Config
 from s0.errors import ConfigError
 from s0.experiment.resources import Resources
 from s0.experiment.run import run_cell
@@ -26,7 +28,7 @@ def compose(folder: Path, analysis: str, *overrides: str):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra_compose("config", [f"store={folder / 'store'}", f"records={folder / 'records'}", "seed=0",
                                        "task.samples_per_problem=4", "method.alpha=0.3", *overrides])  # fmt: skip
-    return {**resolve(cfg), "analysis": analysis}
+    return dataclasses.replace(resolve(cfg), analysis=analysis)
 
 
 @pytest.mark.slow
@@ -34,7 +36,7 @@ def test_analyses_of_a_real_cell_and_nothing_is_done_twice(tmp_path: Path) -> No
     values = {}
     for name in ANALYSES:
         config = compose(tmp_path, name)
-        with Resources(Store(config["store"]), config["sandbox"]) as resources:
+        with Resources(Store(config.store), config.sandbox) as resources:
             records = run_cell(config, resources)
             (path,) = analyse(config, resources, records)
             result = read_result(path)
@@ -50,9 +52,9 @@ def test_analyses_of_a_real_cell_and_nothing_is_done_twice(tmp_path: Path) -> No
 
 
 def test_without_an_analysis_nothing_is_run() -> None:
-    assert analyse({"analysis": "", "records": "x"}, None, []) == []  # type: ignore[arg-type]
+    assert analyse(Config(), None, []) == []  # type: ignore[arg-type]
 
 
 def test_unknown_analysis_is_one_line_with_the_choices() -> None:
     with pytest.raises(ConfigError, match="did you mean probe"):
-        analyse({"analysis": "prob", "records": "x"}, None, [])  # type: ignore[arg-type]
+        analyse(Config(analysis="prob"), None, [])  # type: ignore[arg-type]

@@ -57,11 +57,11 @@ def test_shell_completion_knows_groups_options_and_keys() -> None:
 def test_debug_presets_are_small_and_keep_their_outputs_apart(name: str) -> None:
     (cell,) = make_plan(parse_args([f"debug={name}"])).cells
     config = cell.config
-    assert config["task"]["n_train"] == 8
-    assert config["task"]["n_eval"] == 6
-    assert config["debug"] == {"profile": name == "profile", "overfit": name == "overfit"}
+    assert config.task.n_train == 8
+    assert config.task.n_eval == 6
+    assert (config.debug.profile, config.debug.overfit) == (name == "profile", name == "overfit")
     for place in ("store", "records", "out"):
-        assert config[place].startswith("outputs/debug/")
+        assert getattr(config, place).startswith("outputs/debug/")
 
 
 @pytest.mark.slow

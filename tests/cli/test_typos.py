@@ -38,8 +38,8 @@ TYPOS: dict[tuple[str, ...], list[str]] = {
     ("task.ks=3",): ["task.ks", "list"],
     ("workers=1.5",): ["workers", "1.5", "Integer"],
     # bad value
-    ("method.alpha=high",): ["method.alpha='high'", "must be a number, auto or null"],
-    ("task.top_p=2",): ["task.top_p=2", "between"],
+    ("method.alpha=high",): ["method.alpha='high'", "must be a number or auto, or null"],
+    ("task.top_p=2",): ["task.top_p=2", "more than 0, at most 1"],
     ("model.dtype=float31",): ["did you mean float32?", "bfloat16"],
     ("model.device=gpu",): ["model.device", "cuda"],
     ("task.name=humanevil",): ["did you mean humaneval?", "gsm8k"],

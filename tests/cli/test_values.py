@@ -28,16 +28,16 @@ def test_a_local_checkpoint_has_its_own_name_and_the_published_hyper_parameters(
     shutil.copytree(FOLDER / "tiny_gdn", folder)
     planned = cell(f"model.path={folder}", "task=humaneval")
     assert planned.label().startswith("my-checkpoint / humaneval")
-    assert planned.config["model"]["hyperparameters"] == {}
-    assert planned.config["method"]["alpha"] is None  # the architecture's
-    kept = cell(f"model.path={folder}", "model=qwen35_4b", "task=humaneval").config["model"]
-    assert kept["name"] == "qwen35_4b"
-    assert cell(f"model.path={folder}", "model.name=mine").config["model"]["name"] == "mine"
+    assert planned.config.model.hyperparameters == {}
+    assert planned.config.method.alpha is None  # the architecture's
+    kept = cell(f"model.path={folder}", "model=qwen35_4b", "task=humaneval").config.model
+    assert kept.name == "qwen35_4b"
+    assert cell(f"model.path={folder}", "model.name=mine").config.model.name == "mine"
 
 
 def test_the_embedded_model_keeps_its_hyper_parameters() -> None:
     planned = cell("model=tiny_gdn")
-    assert (planned.config["model"]["name"], planned.config["method"]["alpha"]) == ("tiny_gdn", "auto")
+    assert (planned.config.model.name, planned.config.method.alpha) == ("tiny_gdn", "auto")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from s0.cli.compose import make_plan, parse_args
+from s0.config.schema import Config
 from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.experiment.resources import Resources
 from s0.experiment.run import run_cell
@@ -28,23 +29,23 @@ LIMITS = [
 ]
 
 
-def config(tmp_path: Path, *overrides: str, limits: bool = True) -> dict[str, Any]:
+def config(tmp_path: Path, *overrides: str, limits: bool = True) -> Config:
     folders = [f"{k}={tmp_path / k}" for k in ("store", "records", "out")]
     return make_plan(parse_args([*(LIMITS if limits else []), *folders, *overrides])).cells[0].config
 
 
-def run(cfg: dict[str, Any]) -> list[Record]:
+def run(cfg: Config) -> list[Record]:
     torch.set_num_threads(1)
-    with Resources(Store(cfg["store"]), cfg["sandbox"]) as resources:
+    with Resources(Store(cfg.store), cfg.sandbox) as resources:
         return run_cell(cfg, resources, "test")
 
 
-def completions(cfg: dict[str, Any]) -> int:
-    return sum(len(p.read_text().splitlines()) for p in Path(cfg["store"], "completions").glob("*.jsonl"))
+def completions(cfg: Config) -> int:
+    return sum(len(p.read_text().splitlines()) for p in Path(cfg.store, "completions").glob("*.jsonl"))
 
 
-def adapters(cfg: dict[str, Any]) -> int:
-    return len(list(Path(cfg["store"]).glob("adapters-*/*")))
+def adapters(cfg: Config) -> int:
+    return len(list(Path(cfg.store).glob("adapters-*/*")))
 
 
 @pytest.fixture(scope="module")

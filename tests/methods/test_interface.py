@@ -10,6 +10,7 @@ import pytest
 import torch
 from method_help import MODELS, context, method, model_of, sets, tokens
 
+from s0.config.schema import MethodConfig
 from s0.errors import ConfigError, StoreError
 from s0.methods import METHODS, make_method
 
@@ -178,4 +179,4 @@ def test_a_torn_adapter_file_is_one_line(name: str, file: str, tmp_path: Path) -
 
 def test_an_unknown_method_lists_the_choices() -> None:
     with pytest.raises(ConfigError, match="did you mean lora"):
-        make_method({"name": "lorra"})
+        make_method(MethodConfig(name="lorra"))

@@ -101,7 +101,7 @@ def test_a_whole_cell_is_claimed_or_none_of_it(cells: list[Planned]) -> None:
 
 def test_seeds_that_another_command_works_on_are_left_to_it(cells: list[Planned]) -> None:
     config = cells[0].config
-    with Store(config["store"]).claim(claim_name(config, 2)), claimed(config, [3, 2, 1, 0], wait=False) as mine:
+    with Store(config.store).claim(claim_name(config, 2)), claimed(config, [3, 2, 1, 0], wait=False) as mine:
         assert mine == [3, 1, 0], "in the order asked for"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from s0.cli.compose import make_plan, parse_args
-from s0.config.resolve import config_hash
+from s0.config.resolve import config_hash, to_json
 from s0.config.seeds import ranges
 from s0.storage.records import Record, TrainingSummary, write_record
 from s0.storage.store import Store
@@ -32,8 +32,8 @@ def cells(tmp_path: Path) -> list[Planned]:
 def finished(cell: Planned, seed: int, seconds: float = 10.0) -> Record:
     c = cell.config
     return Record(
-        key=f"k{seed}{config_hash(c)[:8]}", status="ok", experiment="", model=c["model"]["name"], task=c["task"]["name"],
-        method=c["method"]["name"], seed=seed, alpha=c["method"]["alpha"], error=None, config={**c, "seed": seed},
+        key=f"k{seed}{config_hash(c)[:8]}", status="ok", experiment="", model=c.model.name, task=c.task.name,
+        method=c.method.name, seed=seed, alpha=c.method.alpha, error=None, config={**to_json(c), "seed": seed},
         config_hash=config_hash(c), model_info={}, task_info={}, method_info={}, training=TrainingSummary(), baseline=None,
         tuned=None, controls={}, baseline_key="", environment={}, wall_s={"sample": seconds, "train": 2.0, "grade": 99.0},
         created="2030-01-01T00:00:00Z",
@@ -48,7 +48,7 @@ def test_an_empty_store_has_everything_to_run_at_unknown_cost(cells: list[Planne
 
 
 def test_records_are_reused_and_tell_what_the_rest_will_cost(cells: list[Planned], capsys) -> None:
-    folder = Path(cells[0].config["records"])
+    folder = Path(cells[0].config.records)
     for seed in (0, 1):  # computed together: 12 s for both, grading went on meanwhile
         write_record(folder, finished(cells[0], seed))
     print_plan(cells)
@@ -60,17 +60,17 @@ def test_records_are_reused_and_tell_what_the_rest_will_cost(cells: list[Planned
 
 def test_a_record_of_another_config_is_not_reused(cells: list[Planned]) -> None:
     other = finished(cells[0], 0)
-    write_record(Path(cells[0].config["records"]), dataclasses.replace(other, config_hash="0" * 16))
-    assert Index([Path(cells[0].config["records"])]).state(cells[0].config).done == []
+    write_record(Path(cells[0].config.records), dataclasses.replace(other, config_hash="0" * 16))
+    assert Index([Path(cells[0].config.records)]).state(cells[0].config).done == []
 
 
 def test_status_tells_done_running_failed_and_missing(cells: list[Planned], capsys) -> None:
-    folder, config = Path(cells[0].config["records"]), cells[0].config
+    folder, config = Path(cells[0].config.records), cells[0].config
     write_record(folder, finished(cells[0], 0))
     write_failed(cells[0], 3, "the sky fell")
     holder = subprocess.Popen(
         [sys.executable, "-c", f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-         f"from s0.storage.store import Store\nwith Store({config['store']!r}).claim({claim_name(config, 1)!r}):\n"
+         f"from s0.storage.store import Store\nwith Store({config.store!r}).claim({claim_name(config, 1)!r}):\n"
          "    print('held', flush=True); time.sleep(600)"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -86,13 +86,13 @@ def test_status_tells_done_running_failed_and_missing(cells: list[Planned], caps
     finally:
         holder.kill()
         holder.wait()
-    assert Store(config["store"]).holder_of(claim_name(config, 1)) is None, "a dead process holds nothing"
+    assert Store(config.store).holder_of(claim_name(config, 1)) is None, "a dead process holds nothing"
 
 
 def test_status_is_0_when_all_is_done(cells: list[Planned], capsys) -> None:
     for cell in cells:
-        for seed in cell.config["seed"]:
-            write_record(Path(cell.config["records"]), finished(cell, seed))
+        for seed in cell.config.seed:
+            write_record(Path(cell.config.records), finished(cell, seed))
     assert print_status(cells) == 0
     assert "10 done, 0 running, 0 failed, 0 missing" in capsys.readouterr().out
 
@@ -100,14 +100,14 @@ def test_status_is_0_when_all_is_done(cells: list[Planned], capsys) -> None:
 def test_a_success_is_not_hidden_by_an_older_failure(cells: list[Planned]) -> None:
     write_failed(cells[0], 0, "earlier")
     assert failed_path(cells[0].config, 0).exists()
-    write_record(Path(cells[0].config["records"]), finished(cells[0], 0))
-    state = Index([Path(cells[0].config["records"])]).state(cells[0].config)
+    write_record(Path(cells[0].config.records), finished(cells[0], 0))
+    state = Index([Path(cells[0].config.records)]).state(cells[0].config)
     assert state.done == [0]
     assert state.failed == {}
 
 
 def test_a_torn_or_old_record_is_named_and_counts_as_missing(cells: list[Planned], capsys) -> None:
-    folder = Path(cells[0].config["records"])
+    folder = Path(cells[0].config.records)
     path = write_record(folder, finished(cells[0], 0))
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "schema_version": 0}))

@@ -185,7 +185,7 @@ def test_published_cleaning_loses_the_first_indentation(task, rows, sandbox):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_unknown_match_lists_the_choices(name):
-    with pytest.raises(ConfigError, match=r"task\.match='fuzzy'.*choose official"):
+    with pytest.raises(ConfigError, match=r"task\.match='fuzzy'.*choices: official"):
         make_task(name, {"match": "fuzzy"})
 
 

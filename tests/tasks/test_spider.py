@@ -257,7 +257,7 @@ def test_attack_db_id_cannot_leave_the_folder(tmp_path):
 
 
 def test_bad_match_is_a_config_error():
-    with pytest.raises(ConfigError, match="choose official, set"):
+    with pytest.raises(ConfigError, match="choices: official, set"):
         make_task("spider", {"match": "exact"})
     with pytest.raises(ConfigError, match="keep_distinct"):
         make_task("spider", {"match": "set", "keep_distinct": True})

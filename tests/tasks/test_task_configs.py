@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from s0.config.registry import TASKS
-from s0.config.schema import TaskConfig
 from s0.tasks import make_task
 
 FOLDER = Path(__file__).parents[2] / "configs" / "task"
@@ -28,19 +26,20 @@ def test_config_is_valid(file):
     text = file.read_text(encoding="utf-8")
     assert text.startswith(f"# python run.py task={file.stem}")
     config = yaml.safe_load(text)
-    assert config.pop("defaults") == ["base_task", "_self_"]
-    assert set(config) <= {f.name for f in fields(TaskConfig)}
+    assert config.pop("defaults") == [f"base_{file.stem}", "_self_"]
     assert config["name"] == file.stem
     make_task(config["name"], config)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_protocol(name):
-    config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert (config["samples_per_problem"], config["max_new_tokens"]) == PUBLISHED[name]
-    assert (config["temperature"], config["top_p"]) == (0.7, 0.95)
-    assert "n_train" not in config  # the task's own split is the published one
-    assert config.get("match", "official") == "official"
+    config = TASKS[name].config(name=name)
+    assert (config.samples_per_problem, config.max_new_tokens) == PUBLISHED[name]
+    assert (config.temperature, config.top_p) == (0.7, 0.95)
+    assert config.n_train is None  # the task's own split is the published one
+    assert config.match == "official"
+    stated = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert set(stated) <= {"defaults", "name", "hub_id", "hub_revision"}
 
 
 @pytest.mark.parametrize("name", ["math500", "gsm8k"])

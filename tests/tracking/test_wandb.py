@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from wandb_server import wandb_server
 
+from s0.config.schema import WandbTracking
 from s0.data import Outcome, Verdict
 from s0.storage.records import Evaluation, Record, TrainingSummary
 from s0.tracking.base import TrackingError, track
@@ -46,21 +47,20 @@ def record(seed: int, status: str = "ok") -> Record:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch) -> dict:
+def config(tmp_path: Path, monkeypatch) -> WandbTracking:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    return {"name": "wandb", "project": "s0", "entity": None, "mode": None, "group": None, "tags": ["mine"],
-            "dir": str(tmp_path / "tracking")}  # fmt: skip
+    return WandbTracking(tags=["mine"], dir=str(tmp_path / "tracking"))
 
 
-def runs(config: dict) -> list[Path]:
-    return sorted((Path(config["dir"]) / "wandb").glob("offline-run-*"))
+def runs(config: WandbTracking) -> list[Path]:
+    return sorted((Path(config.dir) / "wandb").glob("offline-run-*"))
 
 
 @pytest.mark.slow
-def test_offline_runs_are_whole_and_wandb_sync_reads_them(config: dict, tmp_path: Path) -> None:
+def test_offline_runs_are_whole_and_wandb_sync_reads_them(config: WandbTracking, tmp_path: Path) -> None:
     track(config, [record(0), record(1, "no_solutions")])
     assert len(runs(config)) == 2
     with wandb_server() as received:
@@ -87,7 +87,7 @@ def test_offline_runs_are_whole_and_wandb_sync_reads_them(config: dict, tmp_path
 
 
 @pytest.mark.slow
-def test_the_same_records_are_tracked_once(config: dict) -> None:
+def test_the_same_records_are_tracked_once(config: WandbTracking) -> None:
     track(config, [record(0)])
     track(config, [record(0)])
     assert len(runs(config)) == 1
@@ -97,7 +97,7 @@ def test_the_same_records_are_tracked_once(config: dict) -> None:
 
 
 @pytest.mark.slow
-def test_no_network_is_one_line_and_leaves_the_records(config: dict, monkeypatch) -> None:
+def test_no_network_is_one_line_and_leaves_the_records(config: WandbTracking, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
@@ -105,7 +105,7 @@ def test_no_network_is_one_line_and_leaves_the_records(config: dict, monkeypatch
         track(config, [record(0)])
     assert "\n" not in str(error.value)
     assert "tracking.mode=offline" in str(error.value)
-    assert not (Path(config["dir"]) / "tracked").exists()
+    assert not (Path(config.dir) / "tracked").exists()
 
 
 def test_rows_say_what_changed() -> None:
@@ -120,11 +120,11 @@ def test_the_summary_leaves_out_what_there_is_not() -> None:
     assert "tuned/accuracy" not in summary(record(1, "no_solutions"))
 
 
-def test_tags_are_the_configs_and_the_records(config: dict) -> None:
-    assert tags({"tags": ["s0", "x"]}, record(2)) == ["s0", "x", "tiny_gdn", "minieval", "table9", "seed2"]
+def test_tags_are_the_configs_and_the_records(config: WandbTracking) -> None:
+    assert tags(WandbTracking(tags=["s0", "x"]), record(2)) == ["s0", "x", "tiny_gdn", "minieval", "table9", "seed2"]
 
 
-def test_online_needs_a_key(config: dict, tmp_path: Path, monkeypatch) -> None:
+def test_online_needs_a_key(config: WandbTracking, tmp_path: Path, monkeypatch) -> None:
     assert mode(None) == "offline"
     assert mode("online") == "online"
     netrc = tmp_path / "netrc"

@@ -11,6 +11,7 @@ from s0 import stats
 from s0.config.registry import METHODS
 from s0.report.formats import MISSING, Table, p_text
 from s0.report.paper.context import Built, Context, method_name
+from s0.settings import describe
 from s0.state.families import DEFAULT_ALPHA
 from s0.tiny.standins import STAND_IN
 
@@ -39,7 +40,9 @@ def table4(ctx: Context) -> Built:
     models = [*STAND_IN, *STAND_IN.values()]
     overrides = {m: _model_values(ctx, m) for m in models}
     lines = []
-    for method, (_, defaults) in METHODS.items():
+    for method, entry in METHODS.items():
+        assert entry.config is not None
+        defaults = {s.name: s.default for s in describe(entry.config)}
         for name in [f for f in _SHOWN if f in defaults or (method, f) in published]:
             lines.append((method, name, published.get((method, name), MISSING), _text(defaults.get(name)), ""))
         if method == "s0":
