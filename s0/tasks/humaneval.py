@@ -110,7 +110,7 @@ class HumanEval(Benchmark):
             )
             for item in items
         ]
-        verdicts: list[Verdict] = self._need_sandbox(sandbox).map(checks)
+        verdicts: list[Verdict] = self._need_sandbox(sandbox).settle(checks)
         if self.match == "published":
             return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
         return verdicts
