@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-VerdictKind = Literal["pass", "wrong", "error", "timeout", "memory", "protocol", "infra"]
+VerdictKind = Literal["pass", "wrong", "error", "timeout", "memory", "protocol", "unjudged", "data", "infra"]
 VERDICT_KINDS: tuple[str, ...] = get_args(VerdictKind)
 
 

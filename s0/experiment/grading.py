@@ -9,13 +9,15 @@ from typing import Any
 
 from s0.config.schema import Config
 from s0.data import Problem, Verdict, digest
-from s0.errors import SandboxError
+from s0.errors import S0Error, SandboxError
 from s0.runtime.progress import bar
 from s0.storage.store import Store
 from s0.tasks.base import GradingItem, Task
 
 #: distinct answers graded per hand-over to the sandbox
 BATCH = 32
+#: verdicts that say something about the machine, the data or this version of the grader, not about the answer
+UNSTORED = ("infra", "data", "unjudged")
 
 
 class Grader:
@@ -40,6 +42,7 @@ class Grader:
         self._problem_keys: dict[str, str] = {}
         self._queued: dict[str, GradingItem] = {}
         self._running: set[str] = set()
+        self._unstored: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grading")
         self._futures: list[Future[None]] = []
@@ -52,7 +55,7 @@ class Grader:
 
     def submit(self, problem: Problem, text: str) -> None:
         key = self.key(problem, text)
-        if key in self._known or key in self._running:
+        if key in self._known or key in self._unstored or key in self._running:
             return
         self._queued.setdefault(key, GradingItem(problem, text))
         if len(self._queued) >= BATCH:
@@ -71,28 +74,59 @@ class Grader:
         import time
 
         start = time.monotonic()
-        verdicts = self.task.grade_many(list(batch.values()), self._sandbox())
-        infra = [v for v in verdicts if v.kind == "infra"]
-        if infra:
-            raise SandboxError(f"grading failed {len(infra)} time(s): {infra[0].detail}; it is not scored: run again")
+        keys, items = list(batch), list(batch.values())
+        try:
+            verdicts: list[Verdict | Exception] = list(self.task.grade_many(items, self._sandbox()))
+        except Exception:
+            # one item's failure costs no other its verdict
+            verdicts = [self._grade_one(item) for item in items]
         with self._lock:
-            self.log.append({k: v.to_json() for k, v in zip(batch, verdicts, strict=True)})
+            sound = [(k, v) for k, v in zip(keys, verdicts, strict=True) if isinstance(v, Verdict)]
+            self.log.append({k: v.to_json() for k, v in sound if v.kind not in UNSTORED})
+            self._unstored.update({k: v.to_json() for k, v in sound if v.kind == "unjudged"})
         self.seconds += time.monotonic() - start
+        failed = []
+        for item, v in zip(items, verdicts, strict=True):
+            if isinstance(v, Exception):
+                failed.append((item.problem.id, str(v)))
+            elif v.kind in ("infra", "data"):
+                failed.append((item.problem.id, v.detail))
+        if failed:
+            ids = list(dict.fromkeys(i for i, _ in failed))
+            named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+            raise SandboxError(
+                f"grading failed for {len(failed)} answer(s) to {named}: {failed[0][1]}; none of them is scored, the others "
+                "are kept: mend the cause and run again"
+            )
+
+    def _grade_one(self, item: GradingItem) -> Verdict | Exception:
+        """The verdict, "unjudged" where this answer makes the grader itself stumble, or the error to raise."""
+        try:
+            return self.task.grade_many([item], self._sandbox())[0]
+        except S0Error as exc:
+            return exc
+        except Exception as exc:
+            return Verdict("unjudged", f"cannot be judged: grading met {type(exc).__name__}: {exc}"[:300])
 
     def wait(self) -> None:
         """Until everything submitted is graded and stored. Raises SandboxError."""
         self._hand_over()
+        failures: list[BaseException | None] = []
         if self._futures:
             with bar("verify", len(self._futures), f"batches of up to {BATCH} answers", 1.0) as progress:
                 for f in self._futures:
-                    f.result()
+                    failures.append(f.exception())
                     progress.advance()
         self._futures.clear()
         self._running.clear()
         self._known = self.log.refresh()
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     def verdict(self, problem: Problem, text: str) -> Verdict:
-        return Verdict.from_json(self._known[self.key(problem, text)])
+        key = self.key(problem, text)
+        return Verdict.from_json(self._known.get(key) or self._unstored[key])
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -178,7 +178,7 @@ def answer_calls(job: dict[str, Any]) -> None:
     sys.modules["solution"] = module
     random.seed(0)
     try:
-        exec(compile(job["program"], "<solution>", "exec"), module.__dict__)
+        exec(compile(job["program"], "<solution>", "exec", dont_inherit=True), module.__dict__)
         function = module.__dict__[job["entry_point"]]
     except BaseException as exc:
         exc.__traceback__ = None

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from s0.errors import SandboxError
+
 ResultKind = Literal["ok", "error", "timeout", "memory", "protocol", "infra"]
+
+
+class DataFault(SandboxError):
+    """The data set's own code or files are at fault, whatever the answer: trying again is no use."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from s0.data import Verdict
 from s0.errors import SandboxError
 from s0.sandbox import selftest, wire
-from s0.sandbox.jobs import PythonCheck, SqlQuery, SqlResult
+from s0.sandbox.jobs import DataFault, PythonCheck, SqlQuery, SqlResult
 from s0.sandbox.worker import Settings, Worker, WorkerDied
 
 Tier = Literal["auto", "landlock", "bwrap", "reduced"]
@@ -97,8 +97,21 @@ class Sandbox:
         return self.submit_query(query).result()
 
     def map(self, checks: Iterable[PythonCheck]) -> list[Verdict]:
-        """Verdicts in the order of `checks`, computed on all workers."""
+        """Verdicts in the order of `checks`, computed on all workers. Raises the first failure."""
         return [f.result() for f in [self.submit(c) for c in checks]]
+
+    def settle(self, checks: Iterable[PythonCheck]) -> list[Verdict]:
+        """As `map`, but a check that cannot be run costs no other its verdict: kind "data" where the data set's own code
+        is at fault, "infra" where the machinery failed. Neither may be scored or stored."""
+        verdicts = []
+        for future in [self.submit(c) for c in checks]:
+            try:
+                verdicts.append(future.result())
+            except DataFault as exc:
+                verdicts.append(Verdict("data", str(exc)))
+            except SandboxError as exc:
+                verdicts.append(Verdict("infra", str(exc)))
+        return verdicts
 
     def map_query(self, queries: Iterable[SqlQuery]) -> list[SqlResult]:
         """Results in the order of `queries`, computed on all workers."""
@@ -166,9 +179,9 @@ class Sandbox:
                 except BaseException as exc:
                     # whatever it is, the caller waits for it
                     job.future.set_exception(exc)
-                    if worker is not None:
+                    if worker is not None and not isinstance(exc, DataFault):
                         worker.close()
-                    worker = None
+                        worker = None
         finally:
             if worker is not None:
                 worker.close()
@@ -220,7 +233,7 @@ class _Job:
         message["timeout_s"] = self.work.timeout_s or timeout_s
         answer, body = worker.request(message)
         if answer["kind"] == "data":
-            raise SandboxError(f"sandbox: {self.name} cannot be run: {answer['detail']}")
+            raise DataFault(f"sandbox: {self.name} cannot be run: {answer['detail']}")
         seconds = float(answer.get("seconds", 0.0))
         if isinstance(self.work, PythonCheck):
             return Verdict(answer["kind"], answer["detail"], seconds, worker.tier)

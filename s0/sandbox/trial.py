@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import builtins
 import random
+import sys
+import types
 from typing import Any
 
 from s0.sandbox import wire
@@ -31,6 +33,7 @@ class Session:
     def __init__(self, reader: int, writer: int):
         self.reader, self.writer = reader, writer
         self.calls = 0
+        self.is_loaded = False
         self.fatal: dict[str, str] | None = None
         self.raised: BaseException | None = None
 
@@ -57,7 +60,11 @@ class Session:
         self._send(wire.dumps({"program": program, "entry_point": entry_point}))
 
     def loaded(self) -> None:
+        """Wait until the program runs, once. Raises Abort when it does not."""
+        if self.is_loaded:
+            return
         body = self._receive(0)
+        self.is_loaded = True
         if body[:1] == ["ret"]:
             return
         if body[:1] != ["exc"] or [type(x) for x in body] != [str] * 4:
@@ -75,6 +82,7 @@ class Session:
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.fatal:
             raise Abort()
+        self.loaded()
         try:
             request = [wire.pack(list(args)), wire.pack(kwargs)]
         except wire.WireError as exc:
@@ -112,28 +120,37 @@ class Session:
         return made
 
 
-def _namespace(check: dict[str, str], proxy: Any) -> Any:
-    """Run prompt and test in one namespace; the test may use the prompt's helpers and the entry point's own name."""
-    names: dict[str, Any] = {"__name__": "test"}
+def _execute(code: str, name: str, names: dict[str, Any]) -> None:
+    # without dont_inherit this module's own `from __future__` would change what annotations mean there
+    exec(compile(code, name, "exec", dont_inherit=True), names)
+
+
+def _namespace(session: Session, check: dict[str, str], proxy: Any) -> dict[str, Any]:
+    """Run prompt and test in one namespace; the test may use the prompt's helpers and the entry point's own name.
+
+    Raises Setup where the data set's code fails before it ever called the candidate; a test that calls it while it loads
+    (a trailing `check(f)`, assertions at top level) makes its verdict here.
+    """
+    module = types.ModuleType("test")
+    sys.modules["test"] = module  # dataclasses look their module up
+    names = module.__dict__
     try:
-        exec(compile(check["prompt"], "<prompt>", "exec"), names)
-    except SyntaxError:
         try:
-            exec(compile(check["prompt"] + "\n    pass\n", "<prompt>", "exec"), names)
-        except Exception as exc:
-            raise Setup(f"the prompt does not run by itself: {type(exc).__name__}: {exc}") from None
+            _execute(check["prompt"], "<prompt>", names)
+        except SyntaxError:
+            _execute(check["prompt"] + "\n    pass\n", "<prompt>", names)
     except Exception as exc:
         raise Setup(f"the prompt does not run by itself: {type(exc).__name__}: {exc}") from None
     names[check["entry_point"]] = proxy
     try:
-        exec(compile(check["test"], "<test>", "exec"), names)
-        return names["check"]
+        _execute(check["test"], "<test>", names)
     except (Abort, MemoryError):
         raise
-    except KeyError:
-        raise Setup("the test defines no check(candidate)") from None
     except Exception as exc:
+        if session.calls:
+            raise
         raise Setup(f"the test does not load: {type(exc).__name__}: {exc}") from None
+    return names
 
 
 def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
@@ -147,9 +164,12 @@ def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
     random.seed(0)
     try:
         session.load(check["prompt"] + check["completion"], check["entry_point"])
-        function = _namespace(check, candidate)
+        names = _namespace(session, check, candidate)
         session.loaded()
-        function(candidate)
+        if "check" in names:
+            names["check"](candidate)
+        elif not session.calls:
+            raise Setup("the test defines no check(candidate)")
         outcome = {"kind": "pass", "detail": ""}
     except Setup as exc:
         outcome = {"kind": "data", "detail": wire.one_line(exc)}

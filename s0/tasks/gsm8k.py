@@ -9,7 +9,9 @@ smaller local data). Columns: question, answer (a worked solution that ends in `
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -26,66 +28,128 @@ if TYPE_CHECKING:
 COLUMNS: dict[str, type] = {"question": str, "answer": str}
 INSTRUCTION = "Solve this math problem step by step. End with the answer after ####.\n\n"
 
-# A comma groups three digits or the token is not a number; the look-arounds keep 1,23 and 1.2.3 from being read in part.
-_NUMBER = re.compile(
-    r"(?<![\d.,])(?P<sign>[-+−–]?)(?:[$€£¥₹]\s*)?(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<decimals>\.\d+)?"
-    r"(?![\d]|[.,]\d)(?:\s*/\s*(?P<divisor>\d+)(?![\d.,]\d))?(?:\s+(?P<scale>thousand|million|billion)\b)?"
-)
 #: characters of the longest number read; Python refuses to convert very long ones
 MAX_LENGTH = 100
-_SCALE = {None: 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-# What follows the number where the line offers no single one: "5 or 6", "5 boys and 6 girls", "5-6", "2^5", "1 234".
-_HEDGE = re.compile(r"\s*(?:(?:[A-Za-z]+\s+)?(?:or|and|to|[-–—,;])|[:x×*^+/])?\s*[$€£¥₹]?\s*[-−]?\d", re.IGNORECASE)
-_MARKUP = re.compile(r"\\boxed|\\text\w*|\\!|\\,|\\\(|\\\)|\\\[|\\\]|[*_`{}\\]|(?<=\d)\s*%")
+_SCALE = {"": 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SIGNS, _CURRENCY = "-+−–", "$€£¥₹"
+# Every pattern below is tried at one place or consumes what it scans, so that reading takes time linear in the text;
+# white space is collapsed to single spaces first.
+_RUN = re.compile(r"[\d.,]+")
+_DIGITS = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)?(\.\d+)?")  # a comma groups three digits or the run is not a number
+_DIVISOR = re.compile(r" ?/ ?([\d.,]+)")
+_SCALED = re.compile(r" (thousand|million|billion)\b")
+#: stands where markup between two digits was removed: `5*2` and `1_000` are neither 52 nor 1000 nor two numbers
+_GLUE = "\x00"
+# What follows the number where it is part of an expression ("2^5", "5!", "3(4)", "1e3") or not the only one ("5 or 6",
+# "5 boys and 6 girls", "5-6", "1 234").
+_HEDGE = re.compile(
+    r"[!²³⁴-⁹¹⁰¼½¾\x00]|e[-+]?\d|[)\]$]*[(\[{]\d"
+    r"|[)\]$]* ?(?:(?:[A-Za-z]+ )?(?:or|and|to|[-–—,;])|[:x×*^+/÷·]|times|cdot|plus|minus|(?:divided|multiplied) by)?"
+    r" ?[$€£¥₹]? ?[-−]?\d"
+    r"|[)\]$]* ?(?:[x×*^+/÷·]|times|cdot) ?[(\[{]",
+    re.IGNORECASE,
+)
+_OPERATORS = ("√", "sqrt", "sqrt(", "frac", "^", "^(", "*", "/", "÷", "×", _GLUE)
+_FRACTION = re.compile(r"\\[dt]?frac ?\{(-?[\d.,]+)\} ?\{([\d.,]+)\}")
+_GROUPED = re.compile(r"(?<=\d)(?:\\[!,]|\{,\}|,\\!|\\!,)(?=\d{3})")
+_MARKUP = re.compile(r"(?:\\boxed|\\text\w*|\\[!,()\[\]]|[*_`{}\\])+")
+_PERCENT = re.compile(r"(?<=\d) ?%(?!\d)")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a text, from sign and currency (`start`) to divisor and scale (`end`)."""
+
+    digits: str
+    divisor: str
+    scale: str
+    negative: bool
+    part_of_more: bool
+    start: int
+    end: int
+
+    @property
+    def value(self) -> Fraction | None:
+        """None where it is malformed ("1,23"), too long, divided by zero or part of an expression."""
+        value, below = _value(self.digits), _value(self.divisor or "1")
+        if value is None or not below or self.part_of_more:
+            return None
+        return value / below * _SCALE[self.scale] * (-1 if self.negative else 1)
+
+
+def numbers(text: str) -> Iterator[Number]:
+    """The numbers of `text` in order; white space must be single spaces."""
+    start = 0
+    while run := _RUN.search(text, start):
+        lead = len(run[0]) - len(run[0].lstrip(".,"))
+        digits = run[0][lead if run[0][:lead] != "." else 0 :].rstrip(".,")
+        start, end = run.end(), run.start() + len(run[0].rstrip(".,"))
+        if not digits:
+            continue
+        begin, negative = _sign(text, end - len(digits))
+        divisor = _DIVISOR.match(text, end)
+        if divisor:
+            end = start = divisor.end() - len(divisor[1]) + len(divisor[1].rstrip(".,"))
+        scale = _SCALED.match(text, end)
+        if scale:
+            end = start = scale.end()
+        part_of_more = text.endswith(_OPERATORS, 0, begin) or text.startswith(_GLUE, end)
+        below = divisor[1].rstrip(".,") if divisor else ""
+        yield Number(digits, below, scale[1] if scale else "", negative, part_of_more, begin, end)
+
+
+def _sign(text: str, first: int) -> tuple[int, bool]:
+    """(where the number whose digits begin at `first` begins with currency and sign, is it negative)."""
+    begin = first
+    if begin > 1 and text[begin - 1] == " " and text[begin - 2] in _CURRENCY:
+        begin -= 2
+    elif begin and text[begin - 1] in _CURRENCY:
+        begin -= 1
+    # A minus right behind another number is a subtraction or a range.
+    if begin and text[begin - 1] in _SIGNS and (begin == 1 or not re.match(r"[\d.,]", text[begin - 2])):
+        return begin - 1, text[begin - 1] != "+"
+    return begin, False
+
+
+def _value(digits: str) -> Fraction | None:
+    match = _DIGITS.fullmatch(digits) if len(digits) <= MAX_LENGTH else None
+    return Fraction((match[1] or "0").replace(",", "") + (match[2] or "")) if match else None
 
 
 def parse_number(text: str) -> Fraction | None:
     """The value of `text` when it is one number (sign, currency, thousands separators, decimals, a/b); else None."""
-    match = _match(text.strip().rstrip("."))
-    return _value(match) if match and match.end() == len(match.string) and match.start() == 0 else None
-
-
-def _match(text: str, start: int = 0) -> re.Match[str] | None:
-    for match in _NUMBER.finditer(text, start):
-        if match["whole"] or match["decimals"]:
-            return match
-    return None
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    if len(match[0]) > MAX_LENGTH:
-        return None
-    number = Fraction((match["whole"] or "0").replace(",", "") + (match["decimals"] or ""))
-    if match["divisor"] is not None:
-        if int(match["divisor"]) == 0:
-            return None
-        number /= int(match["divisor"])
-    return number * _SCALE[match["scale"]] * (-1 if match["sign"] in ("-", "−", "–") else 1)
+    text = " ".join(text.split()).rstrip(".")
+    found = next(numbers(text), None)
+    return found.value if found and (found.start, found.end) == (0, len(text)) else None
 
 
 def extract_answer(text: str) -> tuple[Fraction | None, str]:
     """(value, where it was found) of the model's answer; `text` has no thinking block any more.
 
     The first `####` that a number follows on its line counts; of an equation the right-hand side. A line that offers two
-    numbers ("5 or 6") or a malformed one ("1,23") is no answer. Without a marker the last number of the text is taken,
-    as the published evaluation does; the second value then says so.
+    numbers ("5 or 6"), an expression ("5*2", "5!") or a malformed number ("1,23", "1_000") is no answer. Without a marker
+    the last number of the text is taken, as the published evaluation does; the second value then says so.
     """
     for line in re.findall(r"####([^\n]*)", text):
         # After the marker a detached minus is a sign ("- 7"); elsewhere it is a subtraction ("12 - 7").
-        plain = re.sub(r"^\s*([-−–])\s+", r"\1", _clean(line.rpartition("=")[2]))
-        match = _match(plain)
-        if match:
-            return (None if _HEDGE.match(plain, match.end()) else _value(match)), "####"
-        if re.search(r"\d", plain):
-            return None, "####"
-    last = None
-    for match in _NUMBER.finditer(_clean(text)):
-        last = match if match["whole"] or match["decimals"] else last
-    return (_value(last) if last else None), "no ####: last number"
+        plain = re.sub(r"\A([-−–]) ", r"\1", _clean(line.rpartition("=")[2]))
+        found = next(numbers(plain), None)
+        if found:
+            return (None if _HEDGE.match(plain, found.end) else found.value), "####"
+    last = next(iter(deque(numbers(_clean(text)), maxlen=1)), None)
+    return (last.value if last else None), "no ####: last number"
 
 
 def _clean(text: str) -> str:
-    return _MARKUP.sub("", text).replace("$ ", " ").replace("\u00a0", " ")
+    """`text` without Markdown and LaTeX markup, white space collapsed."""
+    text = _FRACTION.sub(r" \1/\2", " ".join(text.split()))
+    text = _MARKUP.sub(_unmarked, _GROUPED.sub("", text))
+    return _PERCENT.sub("", text).replace("$ ", " ").strip()
+
+
+def _unmarked(match: re.Match[str]) -> str:
+    before, after = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    return _GLUE if before.isdigit() and after.isdigit() else ""
 
 
 class GSM8K(Benchmark):

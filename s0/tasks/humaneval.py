@@ -18,7 +18,7 @@ from s0.data import Problem, Verdict
 from s0.errors import DataError
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
-from s0.tasks.pycode import function_body
+from s0.tasks.layout import body_layout
 from s0.tasks.source import Source
 from s0.tasks.text import strip_fences, strip_thinking
 
@@ -86,11 +86,15 @@ class HumanEval(Benchmark):
         first line's indentation, so that an answer that is only the body, as the prompt asks for, is a syntax error.
         """
         if self.match == "published":
-            code = re.sub(r"(?s)<think>.*?</think>", "", text).strip()
+            # No block is closed behind the last closing tag: looking there would scan to the end for every opening tag.
+            head, tag, tail = text.rpartition("</think>")
+            code = (re.sub(r"(?s)<think>.*?</think>", "", head + tag) + tail).strip()
             return re.sub(r"\n?```\s*$", "", re.sub(r"^```python\s*\n?", "", code).strip()).strip() + "\n"
         entry_point = problem.meta["entry_point"]
-        code = strip_fences(strip_thinking(text), prefer=rf"(?m)^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b")
-        return function_body(problem.prompt, code, entry_point)
+        code = strip_fences(
+            strip_thinking(text), prefer=rf"(?m)^[ \t\f]*(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b"
+        )
+        return body_layout(problem.prompt, code, entry_point)
 
     def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
         # start-up: processes and their self-test, for those who only read the data
@@ -106,7 +110,7 @@ class HumanEval(Benchmark):
             )
             for item in items
         ]
-        verdicts: list[Verdict] = self._need_sandbox(sandbox).map(checks)
+        verdicts: list[Verdict] = self._need_sandbox(sandbox).settle(checks)
         if self.match == "published":
             return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
         return verdicts

@@ -68,7 +68,7 @@ class Math500(Benchmark):
     def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
         answers = [self.clean(item.problem, item.text) for item in items]
         given = [i for i, answer in enumerate(answers) if answer]
-        compared = self._pool.map([(items[i].problem.reference, answers[i]) for i in given])
+        compared = self._pool.compare([(items[i].problem.reference, answers[i]) for i in given])
         verdicts = [Verdict("wrong", "no boxed answer") for _ in items]
         for i, result in zip(given, compared, strict=True):
             detail = result.detail or f"answer {answers[i][:80]}"

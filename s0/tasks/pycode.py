@@ -4,7 +4,7 @@ Only layout is repaired, and the choice is made from syntax alone, never from te
 stays wrong. Each rule applies where the ones before it do not:
 
 1. The answer defines the entry point itself (`def f`, `f = lambda ...`): used as it is, common indentation removed.
-2. Prompt + answer compiles and the answer's first line is indented: used as it is.
+2. Prompt + answer parses, with no `return` outside a function, and the answer's first line is indented: used as it is.
 3. The answer, dedented, parses on its own: every line is moved to the body's indentation (a body written at column 0,
    or with another offset). Lines inside string literals stay where they are, so no value changes.
 4. Only the first line lost its indentation (the usual effect of stripping whitespace): that line is moved.
@@ -12,6 +12,10 @@ stays wrong. Each rule applies where the ones before it do not:
 
 No answer parses both under rule 3 and under rule 4 with different meanings: in 4 the second logical line stands deeper
 than column 0; in 3 it stands at column 0 unless the first line opens a block, and then both give the same nesting.
+
+Nothing here compiles: code generation may need memory exponential in the text (nested `finally`). Parsing alone may still
+be slow, recurse or crash on hostile text, so `s0.tasks.layout` runs this file in a limited process; it imports nothing of
+the project.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import re
 import textwrap
 import tokenize
 import warnings
+from typing import Any
 
 DEFAULT_INDENT = "    "
 
@@ -35,12 +40,12 @@ def function_body(prompt: str, answer: str, entry_point: str) -> str:
     for candidate in (answer, dedented):
         if binds(candidate, entry_point):
             return candidate + "\n"
-    if answer[0] in " \t" and _compiles(prompt + answer):
+    if answer[0] in " \t" and _stands(prompt + answer):
         return answer + "\n"
     indent = body_indent(prompt)
     if _parse(dedented) is not None:
         return _indent(dedented, indent) + "\n"
-    if answer[0] not in " \t" and _compiles(prompt + indent + answer):
+    if answer[0] not in " \t" and _stands(prompt + indent + answer):
         return indent + answer + "\n"
     return answer + "\n"
 
@@ -84,18 +89,18 @@ def _parse(code: str) -> ast.Module | None:
         return None
 
 
-def _compiles(code: str) -> bool:
+def _stands(code: str) -> bool:
+    """Does `code` parse, with every `return` and `yield` inside a function (which parsing alone does not ask for)?"""
     tree = _parse(code)
     if tree is None:
         return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(
-                tree, "<candidate>", "exec", dont_inherit=True
-            )  # finds `return` outside a function, which parsing allows
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom):
+            return False
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            nodes.extend(ast.iter_child_nodes(node))
     return True
 
 
@@ -115,3 +120,8 @@ def _indent(code: str, indent: str) -> str:
         line if number in inside or not line.strip() else indent + line
         for number, line in enumerate(code.split("\n"), start=1)
     )
+
+
+def handle(request: dict[str, Any]) -> str:
+    """What a limited process does with {"prompt", "answer", "entry_point"}."""
+    return function_body(request["prompt"], request["answer"], request["entry_point"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from s0.sandbox import Sandbox, SqlResult
 
 COLUMNS: dict[str, type] = {"db_id": str, "question": str, "query": str}
-_QUERY_START = (r"(?im)^\s*(?:SELECT|WITH)\b", r"\b(?:SELECT|WITH)\b", r"(?i)\b(?:SELECT|WITH)\b")
+_QUERY_START = (r"(?im)^[ \t]*(?:SELECT|WITH)\b", r"\b(?:SELECT|WITH)\b", r"(?i)\b(?:SELECT|WITH)\b")
 
 
 class Spider(Benchmark):

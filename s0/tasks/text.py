@@ -1,11 +1,17 @@
-"""Finding the answer inside what a chat model wrote: thinking blocks, code fences, boxed answers."""
+"""Finding the answer inside what a chat model wrote: thinking blocks, code fences, boxed answers.
+
+The text is untrusted: everything here takes time and memory linear in its length (`s0.tasks.growth` measures it).
+"""
 
 from __future__ import annotations
 
 import re
 
 _THINK_BLOCK = re.compile(r"<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$")
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*")
+_INFO = re.compile(r"[\w+#.-]*")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=\S))")
+_BARE = re.compile(r"[^\s$\\]+")
 
 
 def strip_thinking(text: str) -> str:
@@ -31,21 +37,31 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     start: int | None = None
     indent = marker = info = ""
     for number, line in enumerate(lines):
-        match = _FENCE.match(line.rstrip("\r"))
-        if match is None:
+        fence = _fence(line.rstrip("\r"))
+        if fence is None:
             continue
         if start is None:
-            if not blocks and not match[3] and not "".join(lines[number + 1 :]).strip():
+            if not blocks and not fence[2] and not "".join(lines[number + 1 :]).strip():
                 before = "\n".join(lines[:number])
                 if before.strip():
                     return [("", before + "\n")]
-            start, indent, marker, info = number + 1, match[1], match[2], match[3].lower()
-        elif match[2].startswith(marker) and not match[3]:
+            start, (indent, marker, info) = number + 1, fence
+        elif fence[1].startswith(marker) and not fence[2]:
             blocks.append((info, _block(lines[start:number], indent)))
             start = None
     if start is not None:
         blocks.append((info, _block(lines[start:], indent)))
     return blocks
+
+
+def _fence(line: str) -> tuple[str, str, str] | None:
+    """(indentation, marker, first word of the info string in lower case) where `line` opens or closes a code block."""
+    match = _FENCE.match(line)
+    # Inline code is not a fence. Looked for apart, because one pattern for the whole line would try every split of it.
+    if match is None or "`" in line[match.end() :]:
+        return None
+    info = _INFO.match(line, match.end())
+    return match[1], match[2], info[0].lower() if info else ""
 
 
 def _block(lines: list[str], indent: str) -> str:
@@ -68,13 +84,13 @@ def strip_fences(text: str, prefer: str | None = None) -> str:
 def last_boxed(text: str) -> str | None:
     r"""Content of the last complete `\boxed{...}` or `\fbox{...}` (also `\boxed 7`); None where there is none."""
     closing = _matching_braces(text)
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?=\S))", text))):
+    for match in reversed(list(_BOX.finditer(text))):
         if match[1]:
             end = closing.get(match.end() - 1)
             if end is not None:
                 return text[match.end() : end].strip()
         else:
-            token = re.match(r"[^\s$\\]+", text[match.end() :])
+            token = _BARE.match(text, match.end())
             if token:
                 return token[0].rstrip(".,;")
     return None

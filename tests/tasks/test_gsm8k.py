@@ -169,3 +169,26 @@ def test_naive_reference_on_plain_answers():
     for n in range(-50, 51):
         for text in (f"#### {n}", f"so {n}", f"#### {n:,}", f"#### {n}.00"):
             assert extract_answer(text)[0] == n
+
+
+# A form that is no single number, with the value it was once read as
+MISREAD = [
+    ("52", "#### 5*2"), ("10", "#### 5*2"), ("1000", "#### 1_000"), ("5", "#### 5!"), ("12", r"#### \frac12"),
+    ("56", "#### {5}{6}"), ("56", "#### 5`6"), ("5", r"#### 5\times 2"), ("5", "#### 5 times 2"), ("25", r"#### \sqrt{25}"),
+    ("5", "#### 5²"), ("5", "#### 5e3"), ("5", "#### (5)(6)"), ("5", "#### 5(6)"), ("5", "#### (5)*2"), ("11", "#### 1 1"),
+    ("52", "It is 5*2"), ("1000", "It is 1_000"), ("5", "#### 5,.6"), ("123", "#### 5/1234.5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "text"), MISREAD)
+def test_a_form_that_is_no_single_number_is_not_read_as_one(gold, text):
+    assert verdicts([(gold, text)])[0].kind == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [("0.5", r"#### \frac{1}{2}"), ("42", "#### __42__ apples"), ("42", "**Answer:** #### *42*"), ("10080", r"#### 10\,080"),
+     ("10080", "#### 10{,}080"), ("42", "#### 42 (6 x 7)"), ("5", "...so...5")],
+)  # fmt: skip
+def test_markup_around_a_number_is_still_removed(gold, text):
+    assert verdicts([(gold, text)])[0].kind == "pass"

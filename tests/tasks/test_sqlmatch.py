@@ -139,6 +139,33 @@ def test_attack_symmetric_table_gives_up_instead_of_hanging():
         assert not same_official(cycle_edges(24), cycle_edges(12, 12), False)
 
 
+def test_1500_equal_columns_need_no_recursion_and_no_pairwise_comparison():
+    gold = [(i,) * 1500 for i in range(20)]
+    assert same_official(gold, gold[::-1], False)
+    assert not same_official(gold, [*gold[1:], (99,) * 1500], False)
+
+
+@pytest.mark.parametrize("n_columns", [300, 1500])
+def test_many_columns_alike_in_their_values_are_paired_without_recursion(n_columns):
+    rng = random.Random(5)
+    columns = [tuple(rng.sample([0] * 20 + [1] * 20, 40)) for _ in range(n_columns)]
+    gold = list(zip(*columns, strict=True))
+    predicted = rng.sample(list(zip(*rng.sample(columns, n_columns), strict=True)), 40)
+    assert same_official(gold, predicted, False)
+    a, b = (next(i for i in range(40) if predicted[i][0] == value) for value in (0, 1))
+    predicted[a], predicted[b] = (1, *predicted[a][1:]), (0, *predicted[b][1:])
+    assert not same_official(gold, predicted, False)
+
+
+def test_attack_hash_collisions_of_rows_stay_linear():
+    """Rows chosen so that their hashes collide (pairs of integers, tuple hashes are not seeded) cost no more than others."""
+    from s0.tasks.sqlmatch import _numbered
+
+    rows = [(i, -i) for i in range(-500, 500)]
+    assert _numbered(rows)[0] == [(2 * i, 2 * i + 1) for i in range(500)] + _numbered(rows)[0][500:]
+    assert all(0 <= n < 1001 for row in _numbered(rows)[0] for n in row)
+
+
 @pytest.mark.parametrize(
     ("sql", "stripped"),
     [
