@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from s0.data import Example
 from s0.errors import ConfigError
+from s0.runtime.chat import prompt_ids
 from s0.state.cache import S0Cache, rows_of
 from s0.state.families import describe
 from s0.state.initial import InitialState
@@ -174,10 +175,7 @@ class StateBank:
             raise ConfigError("prompts: texts need a tokenizer; give StateBank(model, tokenizer) or token ids")
         if isinstance(prompt, str):
             return self.tokenizer(prompt).input_ids
-        text = self.tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return prompt_ids(self.tokenizer, prompt)
 
     def fit(self, examples: Mapping[str, list[Example]], config: FitConfig, **kwargs: Any) -> dict[str, list[float]]:
         """Learn one state per name, all in the same batches, and put them into the bank (replacing equal names).

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from s0.bank import StateBank
 from s0.data import Example
 from s0.errors import ConfigError, S0Error
+from s0.runtime.chat import prompt_ids
 from s0.tiny import benchmark, models
 from s0.tiny.grammar import MODES, Answer, Request, sample_answer
 from s0.training.jobs import FitConfig
@@ -45,11 +46,8 @@ def examples(tokenizer, mode: str, requests: list[Request]) -> list[Example]:
     rng = random.Random(0)
     rows = []
     for n, request in enumerate(requests):
-        text = tokenizer.apply_chat_template(
-            chat(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
         completion = [*tokenizer(answer_in(mode, request, rng).text).input_ids, tokenizer.eos_token_id]
-        rows.append(Example(str(n), tokenizer(text).input_ids, completion))
+        rows.append(Example(str(n), prompt_ids(tokenizer, chat(request)), completion))
     return rows
 
 

@@ -17,6 +17,7 @@ from s0.config.schema import ModelConfig
 from s0.data import digest
 from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.paths import EMBEDDED_MODELS
+from s0.runtime.chat import prompt_ids
 from s0.runtime.environment import versions
 from s0.storage.files import write_json
 
@@ -198,17 +199,8 @@ class Checkpoint:
         return info
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a chat turn, generation prompt included, thinking disabled (paper, section 4).
-
-        A tokenizer without a chat template gets the message's text as it is (records say so: chat_template "none").
-        """
-        if self.tokenizer.chat_template:
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False
-            )
-        else:
-            ids = self.tokenizer.encode("\n\n".join(m["content"] for m in messages))
-        return list(ids)
+        """See `s0.runtime.chat.prompt_ids`."""
+        return prompt_ids(self.tokenizer, messages)
 
     @property
     def chat_template(self) -> str:

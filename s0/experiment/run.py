@@ -15,6 +15,7 @@ from typing import Any
 
 from s0.config.resolve import config_hash, to_json
 from s0.config.schema import Config
+from s0.config.seeds import ranges
 from s0.data import Example
 from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
 from s0.experiment.cell import Cell
@@ -43,7 +44,7 @@ def run_cell(
         todo = [seed for seed in config.seed if seed not in found]
         if todo:
             print(
-                f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {_ranges(todo)}",
+                f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {ranges(todo)}",
                 flush=True,
             )
             samples = cell.sample(todo) if cell.method.trains else {seed: [] for seed in todo}
@@ -170,12 +171,6 @@ def problem_lines(
                 line[label] = e.outcomes[n].to_json()
         lines.append(line)
     return lines
-
-
-def _ranges(seeds: list[int]) -> str:
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]}..{seeds[-1]}"
-    return ",".join(map(str, seeds))
 
 
 def describe_environment(checkpoint: Checkpoint, resources: Any, engine: Any, command: str) -> dict[str, Any]:

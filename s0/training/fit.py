@@ -28,7 +28,7 @@ from s0.state.families import Layout
 from s0.training.batches import Batch, make_batches
 from s0.training.jobs import FitJob, FitResult
 from s0.training.parameters import JobAdam, StateParameters
-from s0.training.passes import logits_at, recompute_layers, token_losses
+from s0.training.passes import frozen, logits_at, recompute_layers, token_losses
 
 
 def _training_cache(layout: Layout, rows: dict[int, Tensor]) -> contextlib.AbstractContextManager[Any]:
@@ -90,10 +90,6 @@ def fit_states(
     if any(not j.examples for j in jobs):
         raise S0Error("training: a job has no examples; verify more samples first")
     device = next(model.parameters()).device
-    was_training, flags = model.training, [(p, p.requires_grad) for p in model.parameters()]
-    model.eval()
-    for p, _ in flags:
-        p.requires_grad_(False)
     params = StateParameters(layout, jobs)
     home = params.masks[params.layers[0]].device
     adam = JobAdam(
@@ -114,40 +110,36 @@ def fit_states(
     def snapshot() -> dict[str, Any]:
         return {"adam": adam.state_dict(), "losses": losses, "grad_norms": norms}
 
-    try:
-        with contextlib.ExitStack() as stack, torch.enable_grad():
-            choose = stack.enter_context(logits_at(model))
-            if checkpointing:
-                stack.enter_context(recompute_layers(layout.text_model))
-            for step in range(adam.t, n_steps):
-                total = torch.zeros(len(jobs), device=home)
-                used = {i: params.used(i) for i in params.layers}
-                now = {i: s.detach() for i, s in used.items()}
-                grads = {i: torch.zeros_like(s) for i, s in now.items()}
-                one = functools.partial(one_pass, model, layout, choose, now, through or plain)
-                # closed by hand: an interrupt in this loop must not leave passes running behind it
-                with contextlib.closing(run_parallel(one, batches, n_parallel)) as passes:
-                    for batch, (each, row_grads) in zip(batches, passes, strict=True):
-                        total.index_add_(0, batch.token_jobs.to(home), each.to(home))
-                        for i, g in row_grads.items():
-                            grads[i].index_add_(0, batch.jobs.to(g.device), g)
-                # what is left is short, and its sums must not be split by the number of threads
-                with fewer_threads(1) if device.type == "cpu" else contextlib.nullcontext():
-                    torch.autograd.backward([used[i] for i in params.layers], [grads[i] for i in params.layers])
-                    penalty = lambdas * params.l2()
-                    if penalty.requires_grad:
-                        penalty.sum().backward()
-                    total += penalty.detach()
-                    step_norms = adam.step()
-                for n, (loss, norm) in enumerate(zip(total.tolist(), step_norms.tolist(), strict=True)):
-                    losses[n].append(loss)
-                    norms[n].append(norm)
-                if progress:
-                    progress(step + 1, n_steps, total.tolist())
-                if on_step:
-                    on_step(step + 1, snapshot)
-    finally:
-        model.train(was_training)
-        for p, flag in flags:
-            p.requires_grad_(flag)
+    with contextlib.ExitStack() as stack, torch.enable_grad():
+        stack.enter_context(frozen(model))
+        choose = stack.enter_context(logits_at(model))
+        if checkpointing:
+            stack.enter_context(recompute_layers(layout.text_model))
+        for step in range(adam.t, n_steps):
+            total = torch.zeros(len(jobs), device=home)
+            used = {i: params.used(i) for i in params.layers}
+            now = {i: s.detach() for i, s in used.items()}
+            grads = {i: torch.zeros_like(s) for i, s in now.items()}
+            one = functools.partial(one_pass, model, layout, choose, now, through or plain)
+            # closed by hand: an interrupt in this loop must not leave passes running behind it
+            with contextlib.closing(run_parallel(one, batches, n_parallel)) as passes:
+                for batch, (each, row_grads) in zip(batches, passes, strict=True):
+                    total.index_add_(0, batch.token_jobs.to(home), each.to(home))
+                    for i, g in row_grads.items():
+                        grads[i].index_add_(0, batch.jobs.to(g.device), g)
+            # what is left is short, and its sums must not be split by the number of threads
+            with fewer_threads(1) if device.type == "cpu" else contextlib.nullcontext():
+                torch.autograd.backward([used[i] for i in params.layers], [grads[i] for i in params.layers])
+                penalty = lambdas * params.l2()
+                if penalty.requires_grad:
+                    penalty.sum().backward()
+                total += penalty.detach()
+                step_norms = adam.step()
+            for n, (loss, norm) in enumerate(zip(total.tolist(), step_norms.tolist(), strict=True)):
+                losses[n].append(loss)
+                norms[n].append(norm)
+            if progress:
+                progress(step + 1, n_steps, total.tolist())
+            if on_step:
+                on_step(step + 1, snapshot)
     return [FitResult(params.state(n), losses[n], norms[n]) for n in range(len(jobs))]

@@ -8,19 +8,14 @@ from typing import Any
 
 import pytest
 
+from s0.config.schema import Config, TaskConfig
 from s0.data import Problem, Verdict
 from s0.errors import SandboxError
 from s0.experiment.grading import Grader
 from s0.storage.store import Store
 from s0.tasks.base import GradingItem
 
-SETTINGS = {
-    "match": "official",
-    "keep_distinct": False,
-    "grading_timeout_s": 1.0,
-    "allow_unisolated": False,
-    "memory_mb": 256,
-}
+SETTINGS = Config(task=TaskConfig(name="fake"))
 PROBLEM = Problem("T/0", "prompt", "reference")
 
 

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from sweeps import ROOT, Undisturbed, check_sweep
 
 from s0.storage.records import read_record
-
-from conftest import ROOT, Undisturbed, check_sweep  # isort: skip
 
 pytestmark = pytest.mark.slow
 

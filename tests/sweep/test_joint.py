@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from sweeps import check_sweep
 
 import s0.experiment.complete
 import s0.methods.base
@@ -22,8 +23,6 @@ from s0.storage.store import Store
 from s0.sweep.ledger import Sweep
 from s0.sweep.plan import Planned
 from s0.sweep.work import work
-
-from conftest import check_sweep  # isort: skip
 
 LIMITS = [
     "task.n_train=8",

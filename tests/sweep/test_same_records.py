@@ -9,8 +9,7 @@ import time
 
 import pytest
 from processes import gone
-
-from conftest import Undisturbed, check_sweep  # isort: skip
+from sweeps import Undisturbed, check_sweep
 
 pytestmark = pytest.mark.slow
 

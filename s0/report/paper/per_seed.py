@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from s0 import stats
+from s0.report import breakdown
 from s0.report.aggregate import method_label
 from s0.report.formats import MISSING, Table, number, spread
 from s0.report.paper.comparisons import EMBEDDED_NOTE, labels_of
@@ -96,10 +96,8 @@ def table8(ctx: Context) -> Built:
 
 def pass_at(evaluation: Evaluation | None, k: int) -> float | None:
     """Mean unbiased pass@k in percent; None where fewer than k samples were drawn."""
-    if evaluation is None or not evaluation.outcomes or min(o.n for o in evaluation.outcomes) < k:
-        return None
-    n, c = [o.n for o in evaluation.outcomes], [o.c for o in evaluation.outcomes]
-    return 100 * float(np.mean(stats.pass_at_k(n, c, k)))
+    value = math.nan if evaluation is None else breakdown.pass_at(evaluation, k)
+    return None if math.isnan(value) else value
 
 
 def _sampled(records: Sequence[Record], baseline: bool) -> dict[int, tuple[float | None, ...]]:
