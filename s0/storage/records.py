@@ -181,7 +181,7 @@ def read_record(path: Path) -> Record:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{path}: not a readable record ({error}); give record files (MODEL__TASK__METHOD__seedN__KEY.json) or folders that hold them"
+            f"{path}: not a readable record ({error}); give record files (*__seedN__KEY.json) or folders that hold them"
         ) from error
     return Record.from_json(data, str(path))
 

@@ -65,8 +65,9 @@ def test_a_row_of_the_wrong_width_is_refused() -> None:
 
 
 HOSTILE = (
-    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "<script>alert(1)</script>", "<img src=x onerror=y>",
-    "&#106;", "[x](javascript:y)", "![x](http://y)", "\x1b[2J\x1b]0;title\x07", "\u202eevil\u2066", "a\u2028b\x85c", "\ud800", "\x9b31m",
+    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "<script>alert(1)</script>",
+    "<img src=x onerror=y>", "&#106;", "[x](javascript:y)", "![x](http://y)", "\x1b[2J\x1b]0;title\x07",
+    "\u202eevil\u2066", "a\u2028b\x85c", "\ud800", "\x9b31m",
 )  # fmt: skip
 
 
