@@ -7,12 +7,30 @@ line and exit with `exit_code`; a traceback is reserved for bugs.
 from __future__ import annotations
 
 import difflib
+import re
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with control characters, line separators, bidirectional overrides and lone surrogates as escapes (\\x1b).
+
+    What others wrote can otherwise recolour, overwrite or reorder what a terminal shows. Characters in `keep` stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape", "surrogatepass").decode(), text
+    )
 
 
 class S0Error(Exception):
     """Base of all expected errors; `exit_code` is the process exit status an entry point uses for it."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class ConfigError(S0Error):

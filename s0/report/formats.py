@@ -1,13 +1,19 @@
-"""One table, four forms: plain text, Markdown, CSV and LaTeX (booktabs). Cells are strings; nothing is computed."""
+"""One table, four forms: plain text, Markdown, CSV and LaTeX (booktabs). Cells are strings; nothing is computed.
+
+Cells may come from files and models. Each form is made harmless where it is written: no control or bidirectional characters
+in any, no formulas in CSV, no markup in Markdown and LaTeX.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from s0.errors import printable
 from s0.stats import MeanStd
 
 MISSING = "–"
@@ -53,6 +59,12 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.title!r}: row {row!r} has {len(row)} cells, need {len(self.columns)}")
 
+    def printable(self) -> Table:
+        """The same table without characters that act on a terminal or reorder text."""
+        rows = tuple(tuple(map(printable, row)) for row in self.rows)
+        notes = tuple(printable(note, keep="\n") for note in self.notes)
+        return Table(printable(self.title), tuple(map(printable, self.columns)), rows, notes, self.numeric)
+
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
     """A number with fixed decimals; the missing sign for NaN; no "-0.0"."""
@@ -79,6 +91,7 @@ def p_text(p: float) -> str:
 
 def plain(table: Table) -> str:
     """Fixed-width text."""
+    table = table.printable()
     lines = [table.columns, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
 
@@ -93,29 +106,49 @@ def plain(table: Table) -> str:
     return "\n".join([line for line in body if line] + list(table.notes)) + "\n"
 
 
+#: what opens an HTML tag, comment or entity, or the target of a link or image; a comparison ("<1e-12", "a & b") does none
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])|\](?=[(\[:])")
+_ESCAPED = {"<": "&lt;", "&": "&amp;", "]": "\\]"}
+
+
+def _no_markup(text: str) -> str:
+    return _MARKUP.sub(lambda m: _ESCAPED[m[0]], text)
+
+
 def markdown(table: Table) -> str:
+    table = table.printable()
+
     def cell(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+        return _no_markup(text.replace("\\", "\\\\").replace("|", "\\|"))
 
     align = ["---:" if i in table.numeric else "---" for i in range(len(table.columns))]
-    lines = [f"**{table.title}**", ""] if table.title else []
+    lines = [f"**{_no_markup(table.title)}**", ""] if table.title else []
     for line in (table.columns, tuple(align), *table.rows):
         lines.append("| " + " | ".join(map(cell, line)) + " |")
-    lines += [f"\n{note}" for note in table.notes]
+    lines += [f"\n{_no_markup(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
+
+
+#: a number, alone or as `mean ± std`: begins like a formula and is none
+_NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?(?: ± \d[\d.]*)?")
+
+
+def csv_cell(text: str) -> str:
+    """`text` with an apostrophe before what a spreadsheet would run as a formula (= + - @)."""
+    text = printable(text)
+    return f"'{text}" if text.lstrip(" ")[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
 
 
 def csv_text(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows)
+    writer.writerows([csv_cell(cell) for cell in row] for row in (table.columns, *table.rows))
     return out.getvalue()
 
 
 def latex_escape(text: str) -> str:
     """Text made safe for LaTeX with inputenc utf8; a character outside the table's own alphabet becomes "?"."""
-    out = "".join(_LATEX.get(ch, ch) for ch in text)
+    out = "".join(_LATEX.get(ch, ch) for ch in printable(text))
     return out.encode("ascii", "replace").decode() if not out.isascii() else out
 
 

@@ -22,7 +22,7 @@ from s0.errors import StoreError
 from s0.report.aggregate import Row, aggregate, group_records, method_label
 from s0.report.formats import Table
 from s0.report.summary import rows_to_table
-from s0.storage.files import write_text
+from s0.storage.files import read_jsonl, write_text
 from s0.storage.records import Record, find_records, read_record
 
 Prompts = Mapping[tuple[str, str], str]
@@ -60,12 +60,13 @@ def read_prompts(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
             continue
         task = path.name.split("__")[1]
         try:
-            for line in beside.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
+            for row in read_jsonl(beside):
                 if isinstance(row, dict) and isinstance(row.get("prompt"), str):
                     prompts[task, str(row.get("problem_id", row.get("id")))] = row["prompt"]
-        except ValueError as error:
-            raise StoreError(f"{beside}: not JSON lines ({error}); delete the record and run the cell again") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(
+                f"{beside}: not JSON lines ({error}); give the whole file, or move it away: the page is made without prompts"
+            ) from error
     return prompts
 
 
@@ -164,6 +165,8 @@ def alpha_curves(records: Sequence[Record], rows: Sequence[Row]) -> list[dict[st
 
 
 def html_table(table: Table) -> str:
+    table = table.printable()
+
     def line(cells: Sequence[str], tag: str) -> str:
         parts = [
             f"<{tag}{' class=n' if i in table.numeric else ''}>{html.escape(c)}</{tag}>" for i, c in enumerate(cells)

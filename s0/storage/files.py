@@ -73,3 +73,9 @@ def _line(value: Any) -> str:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSON lines file, blank lines left out. A line ends at a line feed alone: U+2028, U+0085 and others
+    that `str.splitlines` breaks at may stand inside a JSON string. Raises OSError, ValueError or RecursionError."""
+    return [json.loads(line) for line in Path(path).read_bytes().decode("utf-8").split("\n") if line.strip()]

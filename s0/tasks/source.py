@@ -1,34 +1,33 @@
 """Reading benchmark rows from the hub or from local files, with the schema checked row by row.
 
-Local forms of `task.path`: a file (.jsonl, .json, .parquet, each of them also .gz where it is text), a folder of such files
+Local forms of `task.path`: a file that `s0.tasks.rows` reads, a folder of such files
 named after their split (train.jsonl, test-00000-of-00001.parquet, dev.json, ...; also below the folder `<hub config>/` or
 `data/`, as a hub repository is laid out), or a folder written by `datasets.Dataset.save_to_disk`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s0.errors import DataError
-
-Row = dict[str, Any]
+from s0.tasks.rows import SUFFIXES, Row, read_rows, suffix_of
 
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?:_spider)?(?:-\d+-of-\d+)?")
 _CANONICAL = {"valid": "validation", "val": "validation", "dev": "validation"}
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+#: columns that name a row; a number there is read as its decimal text
+ID_COLUMNS = ("task_id", "unique_id", "id")
 #: split name of a table that has none of its own (one file, one saved Dataset)
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark's rows are. `columns` maps each required column to its Python type (str, int or list)."""
+    """Where a benchmark's rows are. `columns` maps each required column to its Python type (str, int or list); `optional`
+    maps further ones to what stands for them where a row has none, or null."""
 
     name: str
     columns: Mapping[str, type]
@@ -36,6 +35,7 @@ class Source:
     hub_id: str | None = None
     hub_revision: str | None = None
     hub_config: str | None = None
+    optional: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -55,33 +55,43 @@ class Source:
             tables = read_hub(self)
         else:
             raise DataError(f"{self.name}: no data given; set task.path=FILE_OR_FOLDER or task.hub_id=OWNER/NAME")
-        for split, rows in tables.items():
-            check_schema(self, split, rows)
-        return tables
+        return {split: check_schema(self, split, rows) for split, rows in tables.items()}
 
     def fail(self, problem: str, way_out: str) -> DataError:
         return DataError(f"{self.name}: {problem}; {way_out}")
 
 
-def check_schema(source: Source, split: str, rows: Sequence[Row]) -> None:
-    """Raise DataError unless `rows` is non-empty and every row has every column with its type."""
+def check_schema(source: Source, split: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows with ids as text and optional columns filled in. Raises DataError unless there are rows, and every one has
+    every column with its type."""
     where = f"{source.label}, split {split}"
     if not rows:
         raise source.fail(f"{where} is empty", "give a file with at least one row")
-    for number, row in enumerate(rows):
-        missing = [c for c in source.columns if c not in row]
-        if missing:
+    return [_checked(source, f"{where}, row {number}", row) for number, row in enumerate(rows)]
+
+
+def _checked(source: Source, where: str, row: Row) -> Row:
+    missing = [c for c in source.columns if c not in row]
+    if missing:
+        raise source.fail(
+            f"{where} has no column {', '.join(map(repr, missing))} (it has {', '.join(row) or 'none'})",
+            f"the data set has the columns {', '.join(source.columns)}",
+        )
+    row = dict(row)
+    for column, value in source.optional.items():
+        if row.get(column) is None:
+            row[column] = value
+    types = {**source.columns, **{column: type(value) for column, value in source.optional.items()}}
+    for column, kind in types.items():
+        value = row[column]
+        if column in ID_COLUMNS and kind is str and isinstance(value, int) and not isinstance(value, bool):
+            value = row[column] = str(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise source.fail(
-                f"{where}, row {number} has no column {', '.join(map(repr, missing))} (it has {', '.join(row) or 'none'})",
-                f"the data set has the columns {', '.join(source.columns)}",
+                f"{where}: column {column!r} holds {type(value).__name__}",
+                f"it must hold {kind.__name__}",
             )
-        for column, kind in source.columns.items():
-            value = row[column]
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise source.fail(
-                    f"{where}, row {number}: column {column!r} holds {type(value).__name__}",
-                    f"it must hold {kind.__name__}",
-                )
+    return row
 
 
 def read_hub(source: Source) -> dict[str, list[Row]]:
@@ -106,7 +116,9 @@ def read_local(source: Source, path: Path) -> dict[str, list[Row]]:
     if path.is_file():
         match = _SPLIT.fullmatch(_stem(path))
         split = _CANONICAL.get(match[1], match[1]) if match else ALL
-        return {split: read_file(source, path)}
+        return {split: read_rows(source.name, path)}
+    if path.exists() and not path.is_dir():
+        raise source.fail(f"task.path={path} is not a regular file", "give a file, or a folder of files")
     if not path.is_dir():
         hint = f" ({source.hub_id} from the hub)" if source.hub_id else ""
         raise source.fail(f"task.path={path} does not exist", f"put the data set there{hint} or correct task.path")
@@ -114,7 +126,7 @@ def read_local(source: Source, path: Path) -> dict[str, list[Row]]:
         return _read_saved(source, path)
     folders = [path, *([path / source.hub_config] if source.hub_config else []), path / "data"]
     for folder in folders:
-        files = sorted(f for f in folder.glob("*") if f.name.endswith(_SUFFIXES)) if folder.is_dir() else []
+        files = sorted(f for f in folder.glob("*") if suffix_of(f)) if folder.is_dir() else []
         groups: dict[str, list[Path]] = {}
         for file in files:
             match = _SPLIT.fullmatch(_stem(file))
@@ -123,57 +135,19 @@ def read_local(source: Source, path: Path) -> dict[str, list[Row]]:
         if groups:
             return {split: _read_shards(source, split, group) for split, group in groups.items()}
         if len(files) == 1:
-            return {ALL: read_file(source, files[0])}
+            return {ALL: read_rows(source.name, files[0])}
     raise source.fail(
         f"task.path={path} holds no data file",
-        f"expected files named after a split (train, test, validation, dev) ending in {', '.join(_SUFFIXES)}, "
+        f"expected files named after a split (train, test, validation, dev) ending in {', '.join(SUFFIXES)}, "
         "or a folder written by save_to_disk",
     )
-
-
-def read_file(source: Source, path: Path) -> list[Row]:
-    """Rows of one .jsonl, .json (a list of objects) or .parquet file. Raises DataError naming file and line."""
-    if path.name.endswith(".parquet"):
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise source.fail(f"{path} is not a readable Parquet file ({error})", "download it again") from error
-        return rows
-    if not path.name.endswith(_SUFFIXES):
-        raise source.fail(f"task.path={path} has an unknown format", f"use one of {', '.join(_SUFFIXES)}")
-    try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise source.fail(f"{path} cannot be read ({error})", "download it again, as UTF-8 text") from error
-    if _json_lines(path):
-        return [_object(source, path, n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise source.fail(f"{path} is not valid JSON ({error})", "download it again") from error
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise source.fail(f"{path} is not a JSON list of objects", "use one object per row, or JSON lines as .jsonl")
-    return value
-
-
-def _object(source: Source, path: Path, number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise source.fail(f"{path}, line {number} is not valid JSON ({error})", "correct or remove it") from error
-    if not isinstance(row, dict):
-        raise source.fail(f"{path}, line {number} is not a JSON object", "use one object per line")
-    return row
 
 
 def _read_shards(source: Source, split: str, files: list[Path]) -> list[Row]:
     if len(files) > 1 and not all("-of-" in f.name for f in files):
         names = ", ".join(f.name for f in files)
         raise source.fail(f"several files claim to be split {split}: {names}", "keep one, or give task.path=FILE")
-    return [row for file in files for row in read_file(source, file)]
+    return [row for file in files for row in read_rows(source.name, file)]
 
 
 def _read_saved(source: Source, path: Path) -> dict[str, list[Row]]:
@@ -181,21 +155,16 @@ def _read_saved(source: Source, path: Path) -> dict[str, list[Row]]:
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise source.fail(f"task.path={path} is not a readable saved data set ({error})", "save it again") from error
+    except Exception as error:  # a damaged folder ends in whatever the part of the reader that met it raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise source.fail(f"task.path={path} is not a readable saved data set ({reason})", "save it again") from error
     if isinstance(loaded, datasets.DatasetDict):
         return {_CANONICAL.get(str(split), str(split)): [dict(r) for r in rows] for split, rows in loaded.items()}
     return {ALL: [dict(row) for row in loaded]}
 
 
 def _stem(path: Path) -> str:
-    return next(
-        (path.name.removesuffix(s) for s in sorted(_SUFFIXES, key=len, reverse=True) if path.name.endswith(s)), ""
-    )
-
-
-def _json_lines(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(".jsonl")
+    return path.name[: len(path.name) - len(suffix_of(path))] if suffix_of(path) else ""
 
 
 def cut(source: Source, tables: Mapping[str, list[Row]], heldout: str, first: int | None, n_heldout: int) -> Cut:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from s0.storage.files import write_text
+from s0.storage.files import read_jsonl, write_text
 from s0.tiny.grammar import NAMES, OPENERS, Program, Request, sample_program
 from s0.tiny.operations import DOMAINS
 
@@ -147,7 +147,8 @@ def dumps(rows: list[dict[str, str]]) -> str:
 
 def load() -> list[dict[str, str]]:
     """The shipped problems."""
-    return [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, str]] = read_jsonl(PATH)
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 
 import pytest
 
-from s0.report.formats import Table, csv_text, latex, latex_escape, markdown, number, p_text, plain, spread
+from s0.errors import StoreError
+from s0.report.formats import Table, csv_cell, csv_text, latex, latex_escape, markdown, number, p_text, plain, spread
 from s0.stats import MeanStd
 
 
@@ -60,3 +62,34 @@ def test_forms() -> None:
 def test_a_row_of_the_wrong_width_is_refused() -> None:
     with pytest.raises(ValueError, match="has 1 cells, need 2"):
         Table("t", ("a", "b"), (("x",),))
+
+
+HOSTILE = (
+    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "<script>alert(1)</script>",
+    "<img src=x onerror=y>", "&#106;", "[x](javascript:y)", "![x](http://y)", "\x1b[2J\x1b]0;title\x07",
+    "\u202eevil\u2066", "a\u2028b\x85c", "\ud800", "\x9b31m",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_attack_cells_are_harmless_in_every_form(text):
+    hostile = Table(text, (text, "n"), ((text, "1"),), (text,))
+    forms = {form: form(hostile) for form in (plain, markdown, csv_text, latex)}
+    for form, written in forms.items():
+        written.encode()
+        assert not set("\x1b\x9b\x07\x85\r\t\u202e\u2066\u2028") & set(written), form
+    for row in csv.reader(io.StringIO(forms[csv_text])):
+        assert row[0].lstrip(" ")[:1] not in ("=", "+", "-", "@")
+    assert not re.search(r"<[A-Za-z/!?]|&[#A-Za-z](?!t;|mp;)|[^\\]\]\(", forms[markdown])
+
+
+@pytest.mark.parametrize(
+    "text", ["-1.5 ± 0.2", "+3.0", "-0.4", "1.1e-05", "<1e-12", "-12%", "–", "a & b < c", "s0 [r=3]"]
+)
+def test_numbers_and_comparisons_stay_as_they_are(text):
+    assert csv_cell(text) == text
+    assert f"| {text} |" in markdown(Table("t", ("c",), ((text,),)))
+
+
+def test_attack_errors_do_not_drive_the_terminal():
+    assert str(StoreError("a\x1b[31mb\u202ec")) == "a\\x1b[31mb\\u202ec"

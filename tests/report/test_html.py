@@ -14,7 +14,7 @@ from synthetic import bits, evaluation, record
 
 from s0.errors import StoreError
 from s0.report.html import read_prompts, render, script_json, write_report
-from s0.storage.records import TrainingSummary, write_record
+from s0.storage.records import TrainingSummary, read_record, write_record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 NASTY = [
@@ -163,3 +163,17 @@ def test_in_chromium_no_records_with_curves(tmp_path: Path) -> None:
         browser.open(page)
         assert browser.evaluate("document.body.dataset.ready") == "yes"
         assert "none passed" in browser.evaluate("document.getElementById('grid').textContent")
+
+
+def test_a_line_separator_in_a_completion_does_not_end_its_line(tmp_path):
+    """U+2028, U+2029 and U+0085 stand unescaped in the JSON lines the product writes."""
+    text = "one\u2028two\u2029three\x85four\x0c\x1c"
+    write_record(tmp_path, record(0, BASE, TUNED), [{"problem_id": "P/0", "prompt": text, "completion": text}])
+    assert read_prompts([tmp_path]) == {("minieval", "P/0"): text}
+
+
+def test_no_message_advises_deleting_a_file_of_the_user(tmp_path):
+    (tmp_path / "README.md").write_text("# notes")
+    with pytest.raises(StoreError) as caught:
+        read_record(tmp_path / "README.md")
+    assert "delete" not in str(caught.value)

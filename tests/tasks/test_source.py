@@ -212,14 +212,14 @@ def test_damaged_binary_files(tmp_path):
     assert "cannot be read" in error({"path": str(tmp_path)})
     (tmp_path / "train.jsonl.gz").unlink()
     (tmp_path / "train.jsonl").write_bytes(b'{"question": "\xff"}')
-    assert "cannot be read" in error({"path": str(tmp_path)})
+    assert "line 1 is not UTF-8 (byte 15)" in error({"path": str(tmp_path)})
     (tmp_path / "state.json").write_text("{}")
     assert "not a readable saved data set" in error({"path": str(tmp_path)})
 
 
 def test_unknown_format(tmp_path):
-    (tmp_path / "rows.csv").write_text("question,answer\n")
-    assert "unknown format" in error({"path": str(tmp_path / "rows.csv")})
+    (tmp_path / "rows.xlsx").write_text("question,answer\n")
+    assert "unknown format" in error({"path": str(tmp_path / "rows.xlsx")})
 
 
 def test_several_files_for_one_split(tmp_path):
@@ -341,3 +341,106 @@ def test_registry_is_light_and_complete():
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert set(TASKS) == {"minieval", "humaneval", "math500", "gsm8k", "spider"}
+
+
+# ---- files as they come: marks, line ends, ids, missing columns, splits; and as they should not ----
+
+HUMAN = [
+    {"task_id": i, "prompt": f"def f{i}(x):\n", "entry_point": f"f{i}", "test": "def check(f):\n    pass\n"}
+    for i in range(6)
+]
+
+
+def test_byte_order_mark_and_carriage_returns_are_read(tmp_path):
+    text = lines(ROWS).replace("\n", "\r\n")
+    (tmp_path / "mine.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load(tmp_path / "mine.jsonl") == HALVES
+
+
+def test_separators_inside_json_strings_do_not_end_a_line(tmp_path):
+    rows = [{**row, "question": row["question"] + "\u2028\u0085\u2029\x0c"} for row in ROWS]
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
+    assert load(tmp_path / "mine.jsonl")[0] == [row["question"] for row in rows[:3]]
+
+
+def test_integer_ids_and_missing_reference_solutions_are_read(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(lines(HUMAN))
+    task = make_task("humaneval", {"path": str(tmp_path / "mine.jsonl")})
+    assert [p.id for p in task.problems("train")] == ["0", "1", "2"]
+    assert all(row["canonical_solution"] == "" for row in task.read_rows())
+
+
+def test_a_training_and_a_test_table_are_the_two_parts(tmp_path):
+    rows = [{**row, "task_id": str(row["task_id"])} for row in HUMAN]
+    DatasetDict({"train": Dataset.from_list(rows[:4]), "test": Dataset.from_list(rows[4:])}).save_to_disk(
+        tmp_path / "d"
+    )
+    task = make_task("humaneval", {"path": str(tmp_path / "d")})
+    assert [[p.id for p in task.problems(part)] for part in ("train", "heldout")] == [["0", "1", "2", "3"], ["4", "5"]]
+    assert "rows 0-3 train, 4-5 held out" in task.source
+
+
+def test_csv_and_tsv(tmp_path):
+    import csv
+
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        with open(tmp_path / f"mine{suffix}", "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, ["question", "answer"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(ROWS)
+        assert load(tmp_path / f"mine{suffix}") == HALVES
+
+
+GOOD = json.dumps(ROWS[0]) + "\n"
+DEEP = "[" * 200_000
+MALFORMED = {
+    "deep.jsonl": (GOOD + DEEP + "\n", "line 2 is nested too deeply"),
+    "deep.json": (DEEP, "nested too deeply"),
+    "surrogate.jsonl": (GOOD + '{"question": "\\ud800", "answer": "#### 1"}\n', "line 2 holds half a character"),
+    "not_utf8.jsonl": (GOOD.encode() + b'{"question": "\xff"}', "line 2 is not UTF-8 (byte 15)"),
+    "broken.jsonl": (GOOD + "{", "line 2 is not valid JSON"),
+    "number.jsonl": (GOOD + '{"question": ' + "9" * 5000 + "}", "line 2 is not valid JSON"),
+    "list.jsonl": (GOOD + "[]", "line 2 is not a JSON object"),
+    "short.csv": ("question,answer\na\n", "line 2: 1 fields, the head has 2"),
+    "quote.csv": ('question,answer\n"a,b\n', "is not valid CSV"),
+    "twice.csv": ("question,question\n", "not distinct words"),
+    "cut.jsonl.gz": (gzip.compress(lines(ROWS * 50).encode())[:-20], "cannot be read"),
+    "flipped.jsonl.gz": (gzip.compress(os.urandom(4000))[:30] + b"\0" * 40, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_is_one_line_with_its_place(tmp_path, name):
+    content, expected = MALFORMED[name]
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    message = error({"path": str(tmp_path / name)})
+    assert expected in message
+    assert name in message
+    assert "; " in message
+
+
+@pytest.mark.parametrize("unit", [b" ", b"\n"])
+def test_attack_blanks_without_end_in_a_small_archive(tmp_path, monkeypatch, unit):
+    """Gigabytes of blanks compress to a few megabytes; reading stops at the limits and holds one row at a time."""
+    import tracemalloc
+
+    from s0.tasks import rows
+
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(rows, "MAX_FILE_BYTES", 8 << 20)
+    (tmp_path / "blanks.jsonl.gz").write_bytes(gzip.compress(unit * (12 << 20), 1))
+    tracemalloc.start()
+    message = error({"path": str(tmp_path / "blanks.jsonl.gz")})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ("the line has more than 1 MiB" if unit == b" " else "the file has more than 8 MiB") in message
+    assert peak < 8 << 20
+
+
+def test_attack_a_pipe_is_no_data_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is not a regular file" in error({"path": str(tmp_path / "pipe.jsonl")})
+    os.mkfifo(tmp_path / "train.jsonl")
+    assert "is not a regular file" in error({"path": str(tmp_path)})
