@@ -9,8 +9,6 @@ import time
 import pytest
 from processes import descendants, gone
 
-from conftest import ROOT  # noqa: F401  isort: skip
-
 pytestmark = pytest.mark.slow
 
 
