@@ -30,10 +30,12 @@ def setting(
     choices: Sequence[Any] | None = None,
     unit: str = "",
     factory: Callable[[], Any] | None = None,
+    result: bool = True,
 ) -> Any:
-    """A dataclass field with what is known of its values: `low`/`high` are inclusive, `above` is not."""
+    """A dataclass field with what is known of its values: `low`/`high` are inclusive, `above` is not. result=False: no
+    result depends on it (where files go, how work is fitted into the machine), so it is left out of all keys."""
     known = {"help": help, "low": low, "high": high, "above": above, "choices": choices, "unit": unit}
-    metadata = {k: v for k, v in known.items() if v not in (None, "")}
+    metadata = {k: v for k, v in known.items() if v not in (None, "")} | {"result": result}
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     if default is _NOTHING:
@@ -64,6 +66,16 @@ def describe(cls: type) -> list[Setting]:
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else None
         m = f.metadata
         out.append(Setting(f.name, _words(hints[f.name]), default, rule(m), m.get("unit", ""), m.get("help", "")))
+    return out
+
+
+def determining(values: Any) -> dict[str, Any]:
+    """The settings a result depends on, as plain values; sections inside likewise."""
+    out = {}
+    for f in dataclasses.fields(values):
+        value = getattr(values, f.name)
+        if f.metadata.get("result", True):
+            out[f.name] = determining(value) if dataclasses.is_dataclass(value) else value
     return out
 
 

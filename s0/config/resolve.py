@@ -11,7 +11,6 @@ from s0.config.registry import PLAIN_GROUPS, SECTIONS, find
 from s0.config.schema import Config, MethodConfig, ModelConfig
 from s0.config.seeds import parse_seeds
 from s0.config.values import check_values
-from s0.data import digest
 from s0.errors import ConfigError, suggest
 from s0.settings import check, names
 from s0.tiny.standins import EMBEDDED
@@ -108,32 +107,3 @@ def resolve_method(method: dict[str, Any], documented: dict[str, Any]) -> Method
     _only("method.", method, names(cls))
     given = {k: v for k, v in method.items() if v is not None}
     return cls(**{**(documented.get(method["name"]) or {}), **given})
-
-
-#: where files go, how a run is tracked, planned, named and fitted into the machine: none of it changes a result
-NOT_HASHED = frozenset(
-    [
-        "seed",
-        "store",
-        "records",
-        "out",
-        "tracking",
-        "dry_run",
-        "workers",
-        "debug",
-        "cells",
-        "tiny_cells",
-        "analysis",
-        "scale",
-        "experiment",
-        "train",
-    ]
-)
-
-
-def config_hash(config: Config) -> str:
-    """Hash of what determines a cell's result: everything but where files go, how it is tracked and which seeds run."""
-    kept = {k: v for k, v in to_json(config).items() if k not in NOT_HASHED}
-    kept["engine"] = {"name": config.engine.name}
-    kept["sandbox"] = {k: v for k, v in kept["sandbox"].items() if k != "workers"}
-    return digest(kept)

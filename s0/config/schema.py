@@ -104,20 +104,21 @@ class SpiderTask(TaskConfig):
 @dataclass(frozen=True)
 class EngineConfig:
     name: str = setting("hf", "an engine of the registry, or module:Class")
-    threads: int | None = setting(None, "CPU threads of torch (null: all cores)", low=1, high=4096)
+    threads: int | None = setting(None, "CPU threads of torch (null: all cores)", low=1, high=4096, result=False)
 
 
 @dataclass(frozen=True)
 class HFEngineConfig(EngineConfig):
-    max_slots: int = setting(256, "rows decoded at once", low=1, high=65536)
+    max_slots: int = setting(256, "rows decoded at once", low=1, high=65536, result=False)
     memory_gb: float | None = setting(
         None,
         "for states, keys and values of all slots (null: 60 % of free device memory, 4 on CPU)",
         above=0,
         unit="GB",
+        result=False,
     )
-    prefill_tokens: int = setting(8192, "tokens of one prefill batch", low=1)
-    cuda_graphs: bool = setting(True, "capture the decode step on CUDA")
+    prefill_tokens: int = setting(8192, "tokens of one prefill batch", low=1, result=False)
+    cuda_graphs: bool = setting(True, "capture the decode step on CUDA", result=False)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class WandbTracking(TrackingConfig):
 
 @dataclass(frozen=True)
 class SandboxSettings:
-    workers: int | None = setting(None, "judging processes (null: one per core)", low=1, high=1024)
+    workers: int | None = setting(None, "judging processes (null: one per core)", low=1, high=1024, result=False)
     memory_mb: int = setting(1024, "limit of a candidate's memory", low=64, unit="MB")
     allow_unisolated: bool = setting(False, "judge without isolation where none works; named in every record")
 
@@ -245,23 +246,30 @@ class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = setting(factory=TrackingConfig, result=False)
     sandbox: SandboxSettings = field(default_factory=SandboxSettings)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    debug: DebugConfig = field(default_factory=DebugConfig)
-    seed: list[int] = setting(help="3 | 0..9 (both ends included) | '0..2,7' | [0,7]", factory=lambda: [0, 1, 2])
-    experiment: str = setting("", "name of the preset, written into records")
-    cells: list[str] = setting(help="override strings, one per cell of a preset", factory=list)
-    tiny_cells: list[str] = setting(help="cells of scale=tiny where they are not simply stand-ins", factory=list)
-    analysis: str = setting("", "analysis of the learned states after the cells")
-    scale: str = setting(
-        "paper", "paper: as published; tiny: the embedded models and benchmark stand in", choices=["paper", "tiny"]
+    train: TrainConfig = setting(factory=TrainConfig, result=False)
+    debug: DebugConfig = setting(factory=DebugConfig, result=False)
+    seed: list[int] = setting(
+        help="3 | 0..9 (both ends included) | '0..2,7' | [0,7]", factory=lambda: [0, 1, 2], result=False
     )
-    store: str = setting("outputs/store", "folder of samples, verdicts and adapters, shared by all runs")
-    records: str = setting("outputs/records", "folder of records, one per seed")
-    out: str = setting("outputs/summary", "folder of the summary")
-    dry_run: bool = setting(False, "say what would run and what is stored, and stop")
-    workers: int = setting(0, "processes on this machine (0: this one)", low=0, high=1024)
+    experiment: str = setting("", "name of the preset, written into records", result=False)
+    cells: list[str] = setting(help="override strings, one per cell of a preset", factory=list, result=False)
+    tiny_cells: list[str] = setting(
+        help="cells of scale=tiny where they are not simply stand-ins", factory=list, result=False
+    )
+    analysis: str = setting("", "analysis of the learned states after the cells", result=False)
+    scale: str = setting(
+        "paper",
+        "paper: as published; tiny: the embedded models and benchmark stand in",
+        choices=["paper", "tiny"],
+        result=False,
+    )
+    store: str = setting("outputs/store", "folder of samples, verdicts and adapters, shared by all runs", result=False)
+    records: str = setting("outputs/records", "folder of records, one per seed", result=False)
+    out: str = setting("outputs/summary", "folder of the summary", result=False)
+    dry_run: bool = setting(False, "say what would run and what is stored, and stop", result=False)
+    workers: int = setting(0, "processes on this machine (0: this one)", low=0, high=1024, result=False)
 
     @property
     def label(self) -> str:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from s0.config.registry import make
-from s0.config.resolve import config_hash
 from s0.config.schema import Config
-from s0.data import Completion, Example, Outcome, Problem, digest
+from s0.data import Completion, Example, Outcome, Problem
 from s0.engines.base import Engine, Request, request_seed
 from s0.engines.padded import run_padded
 from s0.errors import DataError
-from s0.experiment.complete import Unit, complete, engine_generate, unit_key
+from s0.experiment.complete import Unit, complete, engine_generate
 from s0.experiment.grading import Grader
 from s0.experiment.resources import Resources
 from s0.methods import Adapter, Method, make_method
 from s0.state.initial import InitialState
+from s0.storage import keys
 from s0.storage.records import Evaluation
 from s0.tasks import Task, task_of
 
@@ -40,8 +40,8 @@ class Cell:
         self.wall: dict[str, float] = {}
         self._prompts: dict[str, tuple[int, ...]] = {}
         self.stop = tuple(self.task.stop)
-        #: an evaluation of the same answers under a stop rule, engine or padding rule of its own is another one
-        self.decoding = {"engine": config.engine.name, "stop": list(self.stop)}
+        self.decoding = keys.decoding(config.engine, self.stop, config.task.max_new_tokens)
+        self.judging = self.grader.judging
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -57,14 +57,15 @@ class Cell:
         return self._prompts[problem.id]
 
     def record_key(self, seed: int) -> str:
-        """Key of one record: config, model, data, and the versions that computed it."""
-        return digest(
-            {
-                "config": config_hash(self.config),
-                "model": self.checkpoint.key,
-                "data": self.task.dataset_hash(),
-                "seed": seed,
-            }
+        """Key of one record: config, model, data, prompts, and how answers end and are judged."""
+        return keys.record(
+            keys.config(self.config),
+            self.checkpoint.key,
+            self.task.dataset_hash(),
+            keys.messages([self.task.messages(p) for p in (*self.train_problems, *self.heldout)]),
+            self.stop,
+            self.judging,
+            seed,
         )
 
     # -- sampling and verifying the training problems ---------------------------------------------------------------
@@ -74,17 +75,7 @@ class Cell:
         t = self.config.task
         units: list[Unit] = []
         for seed in seeds:
-            log = digest(
-                {
-                    "what": "samples",
-                    "model": self.checkpoint.key,
-                    "T": t.temperature,
-                    "top_p": t.top_p,
-                    "max_new": t.max_new_tokens,
-                    "seed": seed,
-                    **self.decoding,
-                }
-            )
+            log = keys.samples(self.checkpoint.key, self.decoding, t.temperature, t.top_p, seed)
             for p in self.train_problems:
                 ids = self.prompt(p)
                 for k in range(t.samples_per_problem):
@@ -96,7 +87,7 @@ class Cell:
                         t.top_p,
                         request_seed("sample", seed, p.id, k),
                     )
-                    units.append(Unit(log, unit_key(ids, k), p, k, r))
+                    units.append(Unit(log, keys.unit(ids, k), p, k, r))
         with self.timed("sample"):
             generate = engine_generate(self.engine, lambda: self.checkpoint.model, self.checkpoint.tokenizer, self.stop)
             done = complete(self.store, units, generate, self.grader, "sample")
@@ -160,7 +151,7 @@ class Cell:
                     seed = 0 if w.n_samples == 1 else request_seed("eval", w.seed, p.id, k)
                     temperature, top_p = (0.0, 1.0) if w.n_samples == 1 else (t.eval_temperature, t.eval_top_p)
                     r = Request(ids, t.max_new_tokens, n if w.state is not None else None, temperature, top_p, seed)
-                    units.append(Unit(w.log(self), unit_key(ids, k), p, k, r))
+                    units.append(Unit(w.log(self), keys.unit(ids, k), p, k, r))
             spans.append((start, len(units)))
         tokenizer = self.checkpoint.tokenizer
 
@@ -237,16 +228,7 @@ class EvalRequest:
     def log(self, cell: Cell) -> str:
         t = cell.config.task
         applied = [self.state.alpha, self.state.normalize] if self.state else self.adapter.use if self.adapter else None
-        return digest(
-            {
-                "what": "evaluation",
-                "model": cell.checkpoint.key,
-                "adapter": self.adapter_key,
-                "applied": applied,
-                "max_new": t.max_new_tokens,
-                # a greedy evaluation has no seed: the baseline is one evaluation, shared by all seeds
-                "sampling": None if self.n_samples == 1 else [self.seed, t.eval_temperature, t.eval_top_p],
-                "legacy": [t.legacy_batch, [p.id for p in self.problems]] if self.legacy else None,
-                **cell.decoding,
-            }
-        )
+        # a greedy evaluation has no seed: the baseline is one evaluation, shared by all seeds
+        sampling = None if self.n_samples == 1 else [self.seed, t.eval_temperature, t.eval_top_p]
+        padded = [t.legacy_batch, [p.id for p in self.problems]] if self.legacy else None
+        return keys.evaluation(cell.checkpoint.key, cell.decoding, self.adapter_key, applied, sampling, padded)

@@ -19,14 +19,13 @@ from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.paths import EMBEDDED_MODELS
 from s0.runtime.chat import prompt_ids
 from s0.runtime.environment import versions
+from s0.storage import keys
 from s0.storage.files import write_json
 
 if TYPE_CHECKING:
     from s0.state.families import Layout
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
-#: change when decoding or training could give other results for the same inputs: stored work is then redone
-CODE_VERSION = 2
 
 
 def resolve_path(config: ModelConfig) -> Path:
@@ -105,18 +104,13 @@ class Checkpoint:
         self.tokenizer_sha256 = _hash_files(text, cache)
         self.device = self._device()
         self.dtype = self._dtype_name()
-        self.key = digest(
-            {
-                "weights": self.weights_sha256,
-                "tokenizer": self.tokenizer_sha256,
-                "dtype": self.dtype,
-                "device": self.device_name,
-                "attention": config.attn_implementation,
-                "versions": {
-                    k: v for k, v in versions().items() if k in ("torch", "transformers", "flash-linear-attention")
-                },
-                "code": CODE_VERSION,
-            }
+        self.key = keys.model(
+            self.weights_sha256,
+            self.tokenizer_sha256,
+            self.dtype,
+            self.device_name,
+            config.attn_implementation,
+            versions(),
         )
 
     def _device(self) -> str:

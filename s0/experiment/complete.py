@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s0.data import Completion, Problem, digest
+from s0.data import Completion, Problem
 from s0.engines.base import Engine, Request
 from s0.experiment.grading import Grader
 from s0.runtime.progress import Bar, bar
@@ -28,10 +28,6 @@ class Unit:
     problem: Problem
     sample: int
     request: Request
-
-
-def unit_key(prompt_ids: Sequence[int], sample: int) -> str:
-    return f"{digest(list(prompt_ids), 24)}:{sample}"
 
 
 def complete(

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from s0.config.schema import Config
-from s0.data import Problem, Verdict, digest
+from s0.data import Problem, Verdict
 from s0.errors import S0Error, SandboxError
 from s0.runtime.progress import bar
+from s0.storage import keys
 from s0.storage.store import Store
 from s0.tasks.base import GradingItem, Task
 
@@ -25,18 +26,8 @@ class Grader:
     `wait` (or the next `submit`), never as a score."""
 
     def __init__(self, task: Task, config: Config, sandbox: Callable[[], Any], store: Store):
-        # everything that determines a verdict besides the problem and the answer
-        key = digest(
-            {
-                "task": task.name,
-                "match": config.task.match,
-                "keep_distinct": getattr(config.task, "keep_distinct", False),
-                "timeout": config.task.grading_timeout_s,
-                "isolated": not config.sandbox.allow_unisolated,
-                "memory_mb": config.sandbox.memory_mb,
-            }
-        )
-        self.task, self.log = task, store.log("verdicts", f"{task.name}-{key}")
+        self.judging = keys.judging(task, config.task, config.sandbox)
+        self.task, self.log = task, store.log("verdicts", keys.verdicts(self.judging))
         self._sandbox = sandbox
         self._known = self.log.refresh()
         self._problem_keys: dict[str, str] = {}
@@ -50,8 +41,8 @@ class Grader:
 
     def key(self, problem: Problem, text: str) -> str:
         if problem.id not in self._problem_keys:
-            self._problem_keys[problem.id] = digest([problem.id, problem.prompt, problem.reference])
-        return digest([self._problem_keys[problem.id], text], 32)
+            self._problem_keys[problem.id] = keys.problem(problem)
+        return keys.verdict(self._problem_keys[problem.id], text)
 
     def submit(self, problem: Problem, text: str) -> None:
         key = self.key(problem, text)

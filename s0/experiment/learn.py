@@ -14,6 +14,7 @@ from s0.errors import ArchitectureError
 from s0.experiment.checkpoint import Checkpoint
 from s0.methods import Adapter, FitContext, Method, Training, TrainingSet
 from s0.runtime.progress import bar
+from s0.storage import keys
 from s0.storage.files import atomic_path
 from s0.storage.store import Store
 
@@ -22,16 +23,8 @@ FUSED, FUSED_NUMBERS = 64, 2**29
 
 
 def adapter_key(checkpoint: Checkpoint, method: Method, one: TrainingSet) -> str:
-    """Everything that determines a trained adapter: model, settings, seed of initialisation, and the examples."""
-    return digest(
-        {
-            "model": checkpoint.key,
-            "method": method.determinants(),
-            "seed": one.seed,
-            "examples": [[e.problem_id, e.prompt_ids, e.completion_ids] for e in one.examples],
-        },
-        24,
-    )
+    """Key of what this method learns from this set."""
+    return keys.adapter(checkpoint.key, method.determinants(), one.seed, one.examples)
 
 
 def train(
@@ -85,7 +78,7 @@ def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: i
     trainings = list(keyed.values())
     method = trainings[0][0]
     several = len({digest(m.determinants()) for m, _ in trainings})
-    snapshot = store.root / "partial" / f"{digest(sorted(keyed))}.pt"
+    snapshot = store.root / "partial" / f"{keys.snapshot(list(keyed))}.pt"
     label = f"train {method.name}, {several} settings," if several > 1 else f"train {method.label()}"
     with bar(f"{label} x{len(keyed)}{f' of {of}' if of > len(keyed) else ''}", None, "steps") as progress:
 

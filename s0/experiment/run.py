@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash, to_json
+from s0.config.resolve import to_json
 from s0.config.schema import Config
 from s0.config.seeds import ranges
 from s0.data import Example
@@ -25,6 +25,7 @@ from s0.experiment.learn import adapter_key, train
 from s0.experiment.resources import Resources
 from s0.methods import Adapter, AlphaChoice, TrainingSet
 from s0.runtime.environment import git_state, versions
+from s0.storage import keys
 from s0.storage.records import Evaluation, Record, TrainingSummary, find_record, write_record
 
 NO_SOLUTIONS = "none of the {n} sampled completions passed verification, so there is nothing to train on"
@@ -116,7 +117,7 @@ def _record(
         alpha=alpha.alpha if alpha else None,
         error=None if solved else NO_SOLUTIONS.format(n=n_samples),
         config={**to_json(config), "seed": seed},
-        config_hash=config_hash(config),
+        config_hash=keys.config(config),
         model_info={
             **cell.checkpoint.info(),
             **cell.checkpoint.loaded_info(),

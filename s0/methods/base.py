@@ -89,8 +89,16 @@ class Method(abc.ABC):
         return self.name
 
     def determinants(self) -> dict[str, Any]:
-        """The settings that determine what `fit` learns; the store key of an adapter is made from them."""
-        return dataclasses.asdict(self.settings)
+        """The settings that determine what `fit` learns; the store key of an adapter is made from them.
+
+        All settings but those of `use_only`: one that is added later counts unless it is named there.
+        """
+        denied = {"n_solutions", *self.use_only()}  # the solutions themselves are in the key
+        return {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in denied}
+
+    def use_only(self) -> tuple[str, ...]:
+        """Settings that decide how what was learned is used, not what is learned."""
+        return ()
 
     def alpha(self, layout: Layout) -> AlphaChoice | None:
         """How alpha is set; None: it is to be chosen on training problems from `settings.alpha_grid`."""

@@ -185,10 +185,9 @@ class Lora(Method):
         rank = "_match" if s.rank == "match" else f"_r{s.rank}"
         return f"lora{rank}" + (f"_n{s.n_solutions}" if s.n_solutions else "")
 
-    def determinants(self) -> dict[str, Any]:
+    def use_only(self) -> tuple[str, ...]:
         """Merging is a matter of use: one training serves both."""
-        keys = ["name", "rank", "lora_alpha", "targets", "n_steps", "lr", "grad_clip", "max_length"]
-        return {k: getattr(self.settings, k) for k in keys}
+        return ("merge",)
 
     def _merge(self) -> bool:
         return self.settings.merge is not False

@@ -159,10 +159,6 @@ class Prefix(Method):
         flat = "" if s.projection else "_flat"
         return f"prefix_v{s.n_virtual_tokens}{flat}" + (f"_n{s.n_solutions}" if s.n_solutions else "")
 
-    def determinants(self) -> dict[str, Any]:
-        keys = ["name", "n_virtual_tokens", "projection", "n_steps", "lr", "grad_clip", "max_length"]
-        return {k: getattr(self.settings, k) for k in keys}
-
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         from peft import PrefixEncoder, PrefixTuningConfig
 

@@ -113,12 +113,11 @@ class S0(JobMethod):
             parts.append("init")
         return "_".join(parts)
 
-    def determinants(self) -> dict[str, Any]:
+    def use_only(self) -> tuple[str, ...]:
         """Scaled after training, one training serves every alpha; inside training, alpha and normalize matter."""
-        keys = ["name", "n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "init_prompt"]
-        if self.settings.alpha_placement == "inside":
-            keys += ["alpha", "normalize", "alpha_placement"]
-        return {k: getattr(self.settings, k) for k in keys}
+        always = ("alpha_grid", "control")
+        after = ("alpha", "normalize", "alpha_placement")
+        return always if self.settings.alpha_placement == "inside" else (*always, *after)
 
     def joint_key(self) -> dict[str, Any]:
         return {"n_steps": self.settings.n_steps, "rank": self.settings.rank or 0}

@@ -97,10 +97,8 @@ class StateOffset(JobMethod):
             parts.append(f"n{s.n_solutions}")
         return "_".join(parts)
 
-    def determinants(self) -> dict[str, Any]:
-        """alpha scales the offset at use time, so one training serves every alpha."""
-        keys = ["name", "n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "mode"]
-        return {k: getattr(self.settings, k) for k in keys}
+    def use_only(self) -> tuple[str, ...]:
+        return ("alpha", "alpha_grid")
 
     def alpha(self, layout: Layout) -> AlphaChoice | None:
         return None if self.settings.alpha == "auto" else AlphaChoice(float(self.settings.alpha), "config")

@@ -28,10 +28,17 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
+#: what a record names; the first line decides what decoding and training compute (`s0.storage.keys.NUMERICAL`)
+PACKAGES = (
+    *("torch", "transformers", "flash-linear-attention", "causal-conv1d", "mamba-ssm", "triton"),
+    *("tokenizers", "numpy", "scipy", "peft", "s0"),
+)
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the packages a result depends on."""
     found = {}
-    for name in ("torch", "transformers", "tokenizers", "numpy", "scipy", "peft", "flash-linear-attention", "s0"):
+    for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash, to_json
+from s0.config.resolve import to_json
 from s0.config.schema import Config
 from s0.errors import S0Error
 from s0.runtime.environment import git_state
+from s0.storage import keys
 from s0.storage.files import write_json
 from s0.storage.records import Record, TrainingSummary, record_stem
 from s0.sweep.plan import Planned
@@ -65,7 +66,7 @@ def record_path(config: Config, record: Any) -> Path:
 
 def failed_path(config: Config, seed: int) -> Path:
     """Where a failed seed is noted: one fixed name per config and seed, so that a later success can remove it."""
-    stem = f"{config.model.label}__{config.task.name}__{config.method.name}__seed{seed}__failed-{config_hash(config)}"
+    stem = f"{config.model.label}__{config.task.name}__{config.method.name}__seed{seed}__failed-{keys.config(config)}"
     return Path(config.records) / f"{stem}.json"
 
 
@@ -84,7 +85,7 @@ def write_failed(cell: Planned, seed: int, message: str) -> None:
         alpha=None,
         error=message,
         config={**to_json(config), "seed": seed},
-        config_hash=config_hash(config),
+        config_hash=keys.config(config),
         model_info={"name": path.stem.split("__")[0], "path": str(config.model.path)},
         task_info={"name": config.task.name},
         method_info={"label": config.method.name, "trainable_params": 0, "inference_cost": ""},

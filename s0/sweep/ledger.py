@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s0.config.resolve import config_hash, from_json, to_json
+from s0.config.resolve import from_json, to_json
 from s0.config.schema import Config
+from s0.storage import keys
 from s0.storage.files import write_json
 from s0.storage.store import Store
 from s0.sweep.failures import Failure
@@ -77,7 +78,7 @@ class Sweep:
 
 def claim_name(config: Config, seed: int) -> str:
     """Claim under which one seed of a cell is computed."""
-    return f"cell-{config_hash(config)}-{seed}"
+    return keys.claim(keys.config(config), seed)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s0.config.resolve import config_hash, to_json
+from s0.config.resolve import to_json
 from s0.config.schema import Config
 from s0.config.seeds import ranges
 from s0.errors import StoreError
+from s0.storage import keys
 from s0.storage.records import Record, find_records, read_record
 from s0.storage.store import Store
 from s0.sweep.ledger import claim_name
@@ -61,7 +62,7 @@ class Index:
         self.batches = list(groups.values())
 
     def state(self, config: Config) -> State:
-        store, hashed, state = Store(config.store), config_hash(config), State()
+        store, hashed, state = Store(config.store), keys.config(config), State()
         for seed in config.seed:
             if (hashed, seed) in self.by_seed:
                 state.done.append(seed)

@@ -36,6 +36,8 @@ class Task(abc.ABC):
     name: ClassVar[str]
     #: strings that end a completion when they appear in the generated text (besides the end-of-turn token)
     stop: ClassVar[tuple[str, ...]] = ()
+    #: raise it when prompts, cleaning or grading mean something else than before; code that only moved needs no new number
+    version: ClassVar[int] = 1
     #: breakdown columns found in Problem.meta (e.g. ("level", "subject"))
     breakdowns: ClassVar[tuple[str, ...]] = ()
 

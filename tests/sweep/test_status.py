@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from s0.cli.compose import make_plan, parse_args
-from s0.config.resolve import config_hash, to_json
+from s0.config.resolve import to_json
 from s0.config.seeds import ranges
+from s0.storage import keys
 from s0.storage.records import Record, TrainingSummary, write_record
 from s0.storage.store import Store
 from s0.sweep.failures import failed_path, write_failed
@@ -32,9 +33,9 @@ def cells(tmp_path: Path) -> list[Planned]:
 def finished(cell: Planned, seed: int, seconds: float = 10.0) -> Record:
     c = cell.config
     return Record(
-        key=f"k{seed}{config_hash(c)[:8]}", status="ok", experiment="", model=c.model.name, task=c.task.name,
+        key=f"k{seed}{keys.config(c)[:8]}", status="ok", experiment="", model=c.model.name, task=c.task.name,
         method=c.method.name, seed=seed, alpha=c.method.alpha, error=None, config={**to_json(c), "seed": seed},
-        config_hash=config_hash(c), model_info={}, task_info={}, method_info={}, training=TrainingSummary(), baseline=None,
+        config_hash=keys.config(c), model_info={}, task_info={}, method_info={}, training=TrainingSummary(), baseline=None,
         tuned=None, controls={}, baseline_key="", environment={}, wall_s={"sample": seconds, "train": 2.0, "grade": 99.0},
         created="2030-01-01T00:00:00Z",
     )  # fmt: skip

@@ -1,0 +1,251 @@
+"""Every key under which work is stored, made here and nowhere else.
+
+A key holds everything that determines what it names. Settings are hashed whole except for those whose field says it changes
+no result (`setting(..., result=False)`), so a setting added later is in the keys unless somebody says otherwise. Prompts are
+in them as rendered token ids, stop strings as they are, and what cleans, grades and judges as the code itself
+(`sources_of`), so that none of these can change under a stored result.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from s0.data import Example, Problem, digest
+from s0.paths import PACKAGE
+from s0.settings import determining
+
+#: raised when keys or stored forms change; work stored under another number is left alone
+LAYOUT = 3
+#: change when decoding or training could give other results for the same inputs: stored work is then redone
+CODE_VERSION = 3
+#: versions of these decide what decoding and training compute
+NUMERICAL = ("torch", "transformers", "flash-linear-attention", "causal-conv1d", "mamba-ssm", "triton")
+#: task settings no verdict depends on: where problems come from (their text is in the verdict's key), how many, and how
+#: answers are made
+NOT_JUDGING = (
+    "path",
+    "hub_id",
+    "hub_revision",
+    "n_train",
+    "n_eval",
+    "samples_per_problem",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "eval_samples",
+    "eval_temperature",
+    "eval_top_p",
+    "ks",
+    "legacy_padding",
+    "legacy_batch",
+)
+#: packages of this project whose code is part of a verdict
+JUDGING = ("s0.tasks", "s0.sandbox")
+
+
+def _key(what: str, values: Mapping[str, Any], length: int = 16) -> str:
+    return digest({"layout": LAYOUT, "what": what, **values}, length)
+
+
+# -- models ---------------------------------------------------------------------------------------------------------
+
+
+def model(
+    weights: str, tokenizer: str, dtype: str, device: str, attention: str | None, versions: Mapping[str, str]
+) -> str:
+    """A loaded model as far as it determines tokens: file hashes, number format, device, attention and library versions."""
+    numerical = {k: v for k, v in versions.items() if k in NUMERICAL}
+    values = {"weights": weights, "tokenizer": tokenizer, "dtype": dtype, "device": device, "attention": attention}
+    return _key("model", {**values, "versions": numerical, "code": CODE_VERSION})
+
+
+# -- completions and evaluations --------------------------------------------------------------------------------------
+
+
+def decoding(engine: Any, stop: Sequence[str], max_new_tokens: int) -> dict[str, Any]:
+    """How tokens are made and where they end; part of every completion's key. `engine` are its settings."""
+    return {"engine": determining(engine), "stop": list(stop), "max_new": max_new_tokens}
+
+
+def samples(model: str, decoding: Mapping[str, Any], temperature: float, top_p: float, seed: int) -> str:
+    """Log of the completions sampled for training with one seed."""
+    values = {"model": model, "decoding": decoding, "temperature": temperature, "top_p": top_p, "seed": seed}
+    return _key("samples", values)
+
+
+def evaluation(
+    model: str,
+    decoding: Mapping[str, Any],
+    adapter: str,
+    applied: Any,
+    sampling: Sequence[Any] | None,
+    padded: Sequence[Any] | None,
+) -> str:
+    """Log of one evaluation's completions. `adapter` "" is the base model; `applied` is how it is used (alpha, ...);
+    `sampling` None is greedy (no seed: one evaluation serves all); `padded` names the batch of padded runs."""
+    values = {"model": model, "decoding": decoding, "adapter": adapter, "applied": applied, "sampling": sampling}
+    return _key("evaluation", {**values, "padded": padded})
+
+
+def unit(prompt_ids: Sequence[int], sample: int) -> str:
+    """One completion inside a log: the prompt as it was rendered, and which of its samples."""
+    return f"{digest(list(prompt_ids), 24)}:{sample}"
+
+
+# -- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def judging(task: Any, task_settings: Any, sandbox_settings: Any) -> dict[str, Any]:
+    """What determines a verdict besides the problem and the answer: the grading settings, the code that cleans, grades and
+    judges, the interpreter candidates run on, and how this machine can confine them."""
+    return {
+        "task": task.name,
+        "version": task.version,
+        "settings": settings_of(task_settings, NOT_JUDGING),
+        "sandbox": determining(sandbox_settings),
+        "sources": sources_of(type(task)),
+        "python": platform.python_version(),
+        "confinement": [shutil.which("bwrap") is not None, platform.system(), platform.release(), platform.machine()],
+    }
+
+
+def verdicts(judging: Mapping[str, Any]) -> str:
+    """Log of the verdicts of one way of judging."""
+    return f"{judging['task'].replace(':', '.')}-{_key('verdicts', judging)}"
+
+
+def problem(p: Problem) -> str:
+    return digest([p.id, p.prompt, p.reference])
+
+
+def verdict(problem_key: str, text: str) -> str:
+    """One verdict inside a log."""
+    return digest([problem_key, text], 32)
+
+
+# -- training -------------------------------------------------------------------------------------------------------
+
+
+def adapter(model: str, determinants: Mapping[str, Any], seed: int, examples: Sequence[Example]) -> str:
+    """A trained adapter: model, the settings that decide what is learned, the seed of initialisation, and the examples."""
+    rows = [[e.problem_id, e.prompt_ids, e.completion_ids] for e in examples]
+    return _key("adapter", {"model": model, "method": determinants, "seed": seed, "examples": rows}, 24)
+
+
+def snapshot(adapters: Sequence[str]) -> str:
+    """The file a training of these adapters in progress is kept in."""
+    return _key("snapshot", {"adapters": sorted(adapters)})
+
+
+# -- cells ----------------------------------------------------------------------------------------------------------
+
+
+def config(values: Any) -> str:
+    """Hash of a cell's config: where files go, how it is tracked and which seeds run is left out."""
+    return digest({"layout": LAYOUT, "config": determining(values)})
+
+
+def record(config: str, model: str, data: str, prompts: str, stop: Sequence[str], judging: Any, seed: int) -> str:
+    """One record: the cell's config, the files of model and data, what is asked, how answers end and how they are judged."""
+    values = {"config": config, "model": model, "data": data, "prompts": prompts, "stop": list(stop)}
+    return _key("record", {**values, "judging": judging, "seed": seed})
+
+
+def claim(config: str, seed: int) -> str:
+    """Claim under which one seed of a cell is computed."""
+    return f"cell-{config}-{seed}"
+
+
+# -- code as part of a key ----------------------------------------------------------------------------------------------
+
+
+def sources_of(cls: type) -> str:
+    """Hash of the code that a task's verdicts depend on: the modules of the class and its bases, what they import from
+    `JUDGING` directly or not, files beside them that they name (worker scripts), and the whole sandbox."""
+    files = {Path(f) for c in cls.__mro__ if (f := _file(c)) is not None}
+    files |= set((PACKAGE / "sandbox").rglob("*.py"))
+    todo = list(files)
+    while todo:
+        for found in _needed(todo.pop()):
+            if found not in files:
+                files.add(found)
+                todo.append(found)
+    return code_hash(sorted(files))
+
+
+def _file(cls: type) -> str | None:
+    """File of a class that is neither built in nor of the standard library."""
+    root = cls.__module__.partition(".")[0]
+    if root in sys.stdlib_module_names or root == "builtins":
+        return None
+    try:
+        return inspect.getsourcefile(cls)
+    except (TypeError, OSError):
+        return None
+
+
+@functools.cache
+def _needed(path: Path) -> frozenset[Path]:
+    """Files of `JUDGING` that a file imports, and scripts beside it that it names in a string."""
+    found: set[Path] = set()
+    for node in ast.walk(_tree(path)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            beside = path.with_name(Path(node.value).name)
+            found |= {beside} if beside.is_file() else set()
+        for name in names:
+            if name.startswith(JUDGING):
+                module = PACKAGE.parent.joinpath(*name.split("."))
+                found |= {f for f in (module.with_suffix(".py"), module / "__init__.py") if f.is_file()}
+    return frozenset(found)
+
+
+def code_hash(files: Sequence[Path]) -> str:
+    """Hash of what the files do: comments, docstrings and layout do not count."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.name}\0{_code(path)}\0".encode())
+    return total.hexdigest()[:16]
+
+
+@functools.cache
+def _code(path: Path) -> str:
+    tree = _tree(path)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value = ast.Constant("")
+    return ast.dump(tree)
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def messages(rendered: Sequence[Sequence[Mapping[str, str]]]) -> str:
+    """Hash of the conversations a task asks; with the tokenizer's files (in the model's key) they determine the prompts."""
+    return digest([[dict(m) for m in one] for one in rendered])
+
+
+def settings_of(values: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+    """All settings of a dataclass as plain values but those named."""
+    return {k: v for k, v in dataclasses.asdict(values).items() if k not in without}
