@@ -244,4 +244,4 @@ def test_a_torn_record_is_refused_by_name(tmp_path: Path) -> None:
         path.write_text(whole[:cut])
         with pytest.raises(StoreError) as error:
             read_record(path)
-        one_line(error, path.name, "run the cell again")
+        one_line(error, path.name, "not a readable record")
