@@ -223,7 +223,7 @@ class StateOffsetMethod(StateTraining, TrainedMethod):
 class LoraMethod(TrainedMethod):
     name: str = setting("lora", "a method of the registry, or module:Class")
     n_steps: int = setting(50, "optimiser steps, each over all examples", low=1, high=1_000_000)
-    lr: float = setting(5e-4, "learning rate of Adam", low=0)
+    lr: float = setting(5e-4, "learning rate", low=0)
     rank: int | str = setting(24, "an integer, or match: parameters as near to S0's as possible", low=1)
     lora_alpha: float | None = setting(None, "scale times rank (null: twice the rank)")
     targets: list[str] | None = setting(None, "linear layers to adapt (null: the family's published ones)")

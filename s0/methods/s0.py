@@ -120,7 +120,7 @@ class S0(JobMethod):
         return always if self.settings.alpha_placement == "inside" else (*always, *after)
 
     def joint_key(self) -> dict[str, Any]:
-        return {"n_steps": self.settings.n_steps, "rank": self.settings.rank or 0}
+        return {"n_steps": self.settings.n_steps, "rank": self.settings.rank or 0, "optimizer": self.settings.optimizer}
 
     def alpha(self, layout: Layout) -> AlphaChoice | None:
         """The configured alpha, or the architecture's default for null."""
@@ -165,6 +165,7 @@ class S0(JobMethod):
             normalize=bool(s.normalize) and inside,
             rank=s.rank or 0,
             seed=one.seed,
+            optimizer=s.optimizer,
         )
         init = state_after(ctx.model, ctx.tokenizer, ctx.layout, s.init_prompt) if s.init_prompt else None
         return FitJob(one.examples, config, init)

@@ -107,7 +107,7 @@ class StateOffset(JobMethod):
         return 1.0 if self.settings.alpha == "auto" else float(self.settings.alpha)
 
     def joint_key(self) -> dict[str, Any]:
-        return {"n_steps": self.settings.n_steps, "mode": self.settings.mode}
+        return {"n_steps": self.settings.n_steps, "mode": self.settings.mode, "optimizer": self.settings.optimizer}
 
     def job(self, ctx: FitContext, one: TrainingSet) -> FitJob:
         s = self.settings
@@ -125,6 +125,7 @@ class StateOffset(JobMethod):
             grad_clip=s.grad_clip,
             max_length=s.max_length,
             layers=choose_layers(ctx.layout, s.layers),
+            optimizer=s.optimizer,
         )
         return FitJob(one.examples, config)
 

@@ -27,7 +27,8 @@ from s0.state.cache import TrainingCache
 from s0.state.families import Layout
 from s0.training.batches import Batch, make_batches
 from s0.training.jobs import FitJob, FitResult
-from s0.training.parameters import JobAdam, StateParameters
+from s0.training.optimizers import OPTIMIZERS
+from s0.training.parameters import StateParameters
 from s0.training.passes import frozen, logits_at, recompute_layers, token_losses
 
 
@@ -87,12 +88,16 @@ def fit_states(
     n_steps = jobs[0].config.n_steps
     if any(j.config.n_steps != n_steps for j in jobs):
         raise ConfigError("method.n_steps: jobs fused into one training must have the same number of steps")
+    if len({j.config.optimizer for j in jobs}) > 1:
+        raise ConfigError(
+            "method.optimizer: jobs fused into one training must have the same optimizer; fit them separately"
+        )
     if any(not j.examples for j in jobs):
         raise S0Error("training: a job has no examples; verify more samples first")
     device = next(model.parameters()).device
     params = StateParameters(layout, jobs)
     home = params.masks[params.layers[0]].device
-    adam = JobAdam(
+    optimizer = OPTIMIZERS[jobs[0].config.optimizer](
         params.flat(),
         torch.tensor([j.config.lr for j in jobs], device=home),
         torch.tensor([j.config.grad_clip for j in jobs], device=home),
@@ -101,21 +106,21 @@ def fit_states(
     losses: list[list[float]] = [[] for _ in jobs]
     norms: list[list[float]] = [[] for _ in jobs]
     if resume is not None:
-        adam.load_state_dict(resume["adam"])
+        optimizer.load_state_dict(resume["optimizer"])
         losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
     batches = make_batches(jobs, device, token_budget, pad_id, device.type != "cpu" if mix is None else mix)
     plain = functools.partial(_training_cache, layout)
     n_parallel = parallel_passes(model)
 
     def snapshot() -> dict[str, Any]:
-        return {"adam": adam.state_dict(), "losses": losses, "grad_norms": norms}
+        return {"optimizer": optimizer.state_dict(), "losses": losses, "grad_norms": norms}
 
     with contextlib.ExitStack() as stack, torch.enable_grad():
         stack.enter_context(frozen(model))
         choose = stack.enter_context(logits_at(model))
         if checkpointing:
             stack.enter_context(recompute_layers(layout.text_model))
-        for step in range(adam.t, n_steps):
+        for step in range(optimizer.t, n_steps):
             total = torch.zeros(len(jobs), device=home)
             used = {i: params.used(i) for i in params.layers}
             now = {i: s.detach() for i, s in used.items()}
@@ -134,7 +139,7 @@ def fit_states(
                 if penalty.requires_grad:
                     penalty.sum().backward()
                 total += penalty.detach()
-                step_norms = adam.step()
+                step_norms = optimizer.step()
             for n, (loss, norm) in enumerate(zip(total.tolist(), step_norms.tolist(), strict=True)):
                 losses[n].append(loss)
                 norms[n].append(norm)

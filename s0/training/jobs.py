@@ -18,7 +18,7 @@ class FitConfig:
     norm over all layers (0 = none); max_length tokens of prompt + completion; layers to learn (None = all recurrent);
     alpha_inside: train through alpha * S (the paper's Algorithm 1) instead of scaling afterwards (the published code);
     normalize: train through alpha * S / ||S|| (only with alpha_inside); rank > 0: S is a sum of `rank` outer products
-    per head; seed: initialisation of low-rank factors.
+    per head; seed: initialisation of low-rank factors; optimizer: a name of `s0.training.optimizers`.
     """
 
     n_steps: int = 20
@@ -32,6 +32,7 @@ class FitConfig:
     normalize: bool = False
     rank: int = 0
     seed: int = 0
+    optimizer: str = "adam"
 
 
 @dataclass

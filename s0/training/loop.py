@@ -1,7 +1,7 @@
 """The training loop of the methods that add parameters of their own to the model (LoRA, prefix).
 
 One training set after another: completion-only cross entropy, mean over the tokens of a solution, mean over solutions,
-Adam, gradient-norm clip over all parameters; one step is the whole set, gradients accumulated over micro-batches. Batches
+gradient-norm clip over all parameters; one step is the whole set, gradients accumulated over micro-batches. Batches
 are right-padded, so nothing at or before a completion's last token sees a pad.
 """
 
@@ -22,6 +22,7 @@ from s0.runtime.parallel import parallel_passes, run_parallel
 from s0.state.cache import TrainingCache
 from s0.training.batches import Batch, make_batches
 from s0.training.jobs import Curve, FitConfig, FitContext, FitJob, TrainingSet
+from s0.training.optimizers import OPTIMIZERS
 from s0.training.passes import frozen, recompute_layers, token_losses
 from s0.training.passes import logits_at as scored_positions
 from s0.training.settings import Training
@@ -94,12 +95,12 @@ def _train(
     argument = ctx.layout.cache_argument if ctx.layout is not None else "past_key_values"
     job = FitJob(one.examples, FitConfig(max_length=settings.max_length))
     batches = make_batches([job], device, ctx.token_budget, pad_id=0)
-    optimizer = torch.optim.Adam(params, lr=settings.lr)
+    optimizer: Any = OPTIMIZERS[settings.optimizer].single(params, lr=settings.lr)  # type: ignore[call-arg]
     curve = Curve()
     if resume is not None:
         for p, saved in zip(params, resume["params"], strict=True):
             p.data.copy_(saved)
-        optimizer.load_state_dict(resume["adam"])
+        optimizer.load_state_dict(resume["optimizer"])
         curve = Curve(list(resume["losses"]), list(resume["grad_norms"]))
 
     def snapshot() -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _train(
             "done": [(tensors, (c.losses, c.grad_norms)) for tensors, c in done],
             "current": {
                 "params": [p.detach().clone() for p in params],
-                "adam": optimizer.state_dict(),
+                "optimizer": optimizer.state_dict(),
                 "losses": list(curve.losses),
                 "grad_norms": list(curve.grad_norms),
             },

@@ -1,21 +1,20 @@
-"""The learned tensors of all jobs of a fit, and their optimiser."""
+"""The learned tensors of all jobs of a fit."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from s0.errors import ConfigError, S0Error
+from s0.errors import ConfigError
 from s0.state.families import Layout, device_of_layer
 from s0.state.initial import InitialState
 from s0.training.jobs import FitJob
 
 
-def _squares(x: Tensor) -> Tensor:
+def squares(x: Tensor) -> Tensor:
     """Squared norm per job [jobs] of x [jobs, ...]; job by job, because how a sum is split depends on how many there are
     (sums over layers are taken one after another for the same reason)."""
     return torch.stack([one.square().sum() for one in x])
@@ -94,7 +93,7 @@ class StateParameters:
     def l2(self) -> Tensor:
         """Squared norm over layers per job [jobs]."""
         home = self.masks[self.layers[0]].device
-        return functools.reduce(torch.add, [_squares(self.full(i)).to(home) for i in self.layers])
+        return functools.reduce(torch.add, [squares(self.full(i)).to(home) for i in self.layers])
 
     def flat(self) -> list[Tensor]:
         return [p for i in self.layers for p in self.params[i]]
@@ -104,49 +103,3 @@ class StateParameters:
         chosen = [i for i in self.layers if config.layers is None or i in config.layers]
         tensors = {i: self.full(i)[n].detach() for i in chosen}
         return InitialState(tensors, self.layout.architecture, alpha=config.alpha, normalize=config.normalize)
-
-
-class JobAdam:
-    """Adam over tensors whose first dimension is the job, with per-job learning rate and gradient clip.
-
-    The update is torch.optim.Adam's (betas .9/.999, eps 1e-8) for every job by itself; the clip is over all tensors of a
-    job together, as `clip_grad_norm_` would do for that job alone.
-    """
-
-    def __init__(self, params: list[Tensor], lr: Tensor, clip: Tensor):
-        self.params, self.lr, self.clip, self.t = params, lr, clip, 0
-        self.m = [torch.zeros_like(p) for p in params]
-        self.v = [torch.zeros_like(p) for p in params]
-
-    @torch.no_grad()
-    def step(self) -> Tensor:
-        """One update; returns the gradient norms before clipping [jobs]."""
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
-        home = self.lr.device
-        norms = functools.reduce(torch.add, [_squares(g).to(home) for g in grads]).sqrt()
-        bad = ~torch.isfinite(norms)
-        if bool(bad.any()):
-            raise S0Error(
-                f"training job {int(bad.nonzero()[0])}: gradient is not finite at step {self.t + 1}; lower method.lr"
-            )
-        factor = torch.where(self.clip > 0, (self.clip / (norms + 1e-6)).clamp(max=1.0), torch.ones_like(norms))
-        self.t += 1
-        c1, c2 = 1 - 0.9**self.t, 1 - 0.999**self.t
-        for p, g, m, v in zip(self.params, grads, self.m, self.v, strict=True):
-            view = [-1] + [1] * (p.ndim - 1)
-            g = g * factor.to(p.device).view(view)
-            m.lerp_(g, 0.1)
-            v.mul_(0.999).addcmul_(g, g, value=0.001)
-            p.sub_(self.lr.to(p.device).view(view) * (m / c1) / ((v / c2).sqrt_().add_(1e-8)))
-            p.grad = None
-        return norms
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"t": self.t, "m": self.m, "v": self.v, "p": [p.detach() for p in self.params]}
-
-    @torch.no_grad()
-    def load_state_dict(self, data: dict[str, Any]) -> None:
-        self.t = data["t"]
-        for mine, theirs in ((self.m, data["m"]), (self.v, data["v"]), (self.params, data["p"])):
-            for a, b in zip(mine, theirs, strict=True):
-                a.copy_(b)

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 from s0.settings import setting
 
+#: names of the optimisers (`s0.training.optimizers`, which is too heavy to import for a check)
+OPTIMIZERS = ("adam", "sgd")
+
 
 @dataclass
 class Training:
-    """How anything is trained: Adam, one step over the whole set, gradients averaged over its solutions."""
+    """How anything is trained: one step over the whole set, gradients averaged over its solutions."""
 
     n_steps: int = setting(20, "optimiser steps, each over all examples", low=1, high=1_000_000)
-    lr: float = setting(1e-3, "learning rate of Adam", low=0)
+    lr: float = setting(1e-3, "learning rate", low=0)
     grad_clip: float = setting(1.0, "largest gradient norm over all learned tensors (0: no clipping)", low=0)
     max_length: int = setting(2048, "longest prompt with completion", low=2, unit="tokens")
+    optimizer: str = setting("adam", "what takes the steps", choices=OPTIMIZERS)
 
 
 @dataclass
