@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s0.config.schema import ModelConfig
 from s0.errors import ConfigError, DataError, StoreError
 from s0.experiment.checkpoint import load_model, resolve_path
 from s0.paths import EMBEDDED_MODELS
@@ -208,7 +209,7 @@ def _save_peft(state: InitialState, record: Record, out: Path) -> None:
     config: Any = S0PeftConfig(
         task_type="CAUSAL_LM", layers=list(state.tensors), alpha=state.alpha, normalize=state.normalize
     )
-    settings = record.config["model"]
+    settings = ModelConfig(**record.config["model"])
     model = load_model(resolve_path(settings), settings, "cpu", "float32")
     tuned = get_peft_model(model, config)
     set_initial_state(tuned, state)
