@@ -7,8 +7,9 @@ from rich.table import Table
 
 from s0.errors import ArchitectureError, ConfigError, S0Error
 from s0.state.checks import CHECKS, Broken
-from s0.state.families import DEFAULT_ALPHA, FAMILIES, Family, describe
+from s0.state.families import FAMILIES, Family, describe
 from s0.state.random_models import MODELS, REFUSED_MODELS, build, build_refused
+from s0.state.recurrences import DEFAULT_ALPHA
 
 #: families for which the paper measured alpha
 PUBLISHED_ALPHA = ("qwen3_5", "falcon_h1")
@@ -26,7 +27,9 @@ every check in float32 on a tiny random model; the same command prints the matri
 State shapes are per layer and row, always read from the loaded model. *alpha* is the default scale of a learned state:
 {alphas}.
 It was measured for {published} only (by the paper); elsewhere it is an untested starting point, and `method.alpha=auto`
-chooses one on training problems.
+chooses one on training problems. The last columns say how other engines hold the same state, from their source (vLLM: the
+CUDA kernels): *same* axes, the last two *transposed*, or value heads *tiled* (one of every key head in turn, where
+transformers keeps those of one key head together) and transposed; *unknown* where nobody has compared states.
 
 What each check says:
 
@@ -111,8 +114,15 @@ def print_matrix(results: dict[str, dict[str, str | float]], reasons: dict[str, 
 def page() -> str:
     """The documentation page; depends on the registry alone, so that a test can tell whether it is up to date."""
     families = sorted(FAMILIES.values(), key=lambda f: (f.architecture, f.name))
-    rows = ["| family | recurrence | recurrent mixer | state | alpha |", "|---|---|---|---|---|"]
-    rows += [f"| {f.name} | {f.architecture} | `{f.mixer}` | {_shape(f)} | {_alpha(f)} |" for f in families]
+    rows = [
+        "| family | recurrence | recurrent mixer | state | alpha | vLLM | llama.cpp | MLX |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {f.name} | {f.architecture} | `{f.mixer}` | {f.recurrence.axes} | {_alpha(f)} "
+        f"| {f.engines.vllm} | {f.engines.llama_cpp} | {f.engines.mlx} |"
+        for f in families
+    ]
     refused = ["| model | reason |", "|---|---|"]
     refused += [f"| {name} | {reason} |" for name, reason in refusals().items() if "Transformer" not in name]
     meanings = [
@@ -125,15 +135,6 @@ def page() -> str:
         meanings="\n".join(" ".join(m.split()) for m in meanings),
         refused="\n".join(refused),
     )
-
-
-def _shape(family: Family) -> str:
-    shapes = {
-        "gated_delta_net": "value heads × key dim × value dim",
-        "kimi_delta_attention": "heads × key dim × value dim",
-        "mamba2": "heads × head dim × state size",
-    }
-    return shapes[family.architecture]
 
 
 def _alpha(family: Family) -> str:
