@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from s0.paths import refuse_published
+
 if TYPE_CHECKING:
     from s0.bank import StateBank as StateBank
     from s0.state.initial import InitialState as InitialState
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from s0.trainer import S0Trainer as S0Trainer
 
 __version__ = "0.1.0"
+
+refuse_published()
 
 _LAZY = {
     "S0Trainer": "s0.trainer",

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from s0.runtime.extras import install_line
 from s0.storage.records import find_records, fingerprint, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,9 +190,9 @@ def missing(way: str) -> str:
     """Why this machine cannot do it, or ""."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if way == "ray" and not importlib.util.find_spec("hydra_plugins.hydra_ray_launcher"):
-        return "hydra-ray-launcher is not installed (pip install 's0[ray]')"
+        return f"hydra-ray-launcher is not installed ({install_line('ray')})"
     if way == "slurm" and not importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher"):
-        return "hydra-submitit-launcher is not installed (pip install 's0[slurm]')"
+        return f"hydra-submitit-launcher is not installed ({install_line('slurm')})"
     if way == "slurm" and not all(shutil.which(p, path=path) for p in ("munged", "slurmctld", "slurmd", "sbatch")):
         return "SLURM is not installed (apt-get install slurm-wlm munge)"
     if way == "slurm" and os.geteuid() != 0:

@@ -15,14 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from s0.errors import S0Error
+from s0.tiny import card, models
 
 
 def main() -> int:
-    from s0.errors import S0Error
-    from s0.tiny import card, models
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="all", choices=["all", *models.NAMES])
     parser.add_argument("--out", type=Path, default=None, help="folder for the models (default: the shipped ones)")

@@ -1,4 +1,4 @@
-"""Fill the generated blocks of README.md: `python scripts/update_readme.py` after `make run`, a replication and `make bench`.
+"""Fill the generated blocks of README.md; run it after `make run`, a replication and `make bench`.
 
 run     outputs/summary/table.txt, what `make run` printed last
 table1  the aggregate of experiments/records/table1_main
@@ -7,6 +7,7 @@ bench   experiments/bench/cpu_tiny_gdn.json and experiments/bench/growth/cpu_tin
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -66,6 +67,9 @@ def bench_block() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()  # no options: --help must not rewrite the file
     path = ROOT / "README.md"
     text = path.read_text()
     for name, make in (("run", run_block), ("table1", table_block), ("bench", bench_block)):

@@ -29,10 +29,12 @@ ORDER = [
     ["methods"],
     ["bank", "trainer", "peft"],
     ["experiment"],
+    ["export"],
     ["analysis"],
     ["report", "tracking"],
     ["sweep"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {name: n for n, names in enumerate(ORDER) for name in names}
 #: a module's import inside a function says so in a comment: what start-up then costs less

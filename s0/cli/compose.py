@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from s0.cli.errors import error_line, groups
+from s0.cli.errors import error_line, groups, unknown_option
 from s0.config.registry import find, register
 from s0.config.resolve import resolve
 from s0.config.schema import Config
-from s0.errors import ConfigError, DataError, suggest
+from s0.errors import ConfigError, DataError
 from s0.experiment.checkpoint import resolve_path
 from s0.paths import CONFIGS
+from s0.runtime.extras import install_line
 from s0.sweep.plan import Plan, Planned, key_of
 from s0.tiny.standins import TINY
 
@@ -33,8 +34,11 @@ class _Parser(argparse.ArgumentParser):
         options = sorted(o for a in self._actions for o in a.option_strings if o.startswith("--"))
         unknown = message.partition("unrecognized arguments: ")[2].split()
         if unknown:
-            raise ConfigError(f"{unknown[0]}: unknown option; {suggest(unknown[0], options)}")
+            raise ConfigError(unknown_option(unknown[0], options))
         raise ConfigError(f"{message}; options: {', '.join(options)}")
+
+
+VERSION = frozenset(["--version", "-V"])
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -45,7 +49,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.__class__ = _Parser
     parser.add_argument("--dry-run", action="store_true", help="Print what would run, and what is stored already")
     argv = ["dry_run=true" if a == "--dry-run" else a for a in argv]
-    args = parser.parse_args(argv)
+    args = parser.parse_args([a for a in argv if a not in VERSION])  # the parser's own prints Hydra's
+    args.version = not VERSION.isdisjoint(argv)
     args.argv = argv
     return args
 
@@ -66,8 +71,10 @@ def _hydra(configs: Path) -> Iterator[Any]:
         state.hydra = saved
 
 
-def make_plan(args: argparse.Namespace, configs: Path = CONFIGS) -> Plan:
+def make_plan(args: argparse.Namespace, configs: Path = CONFIGS, program: str = "python run.py") -> Plan:
     """Every job and cell of a command line, composed, checked and resolved. Loads, downloads and starts nothing.
+
+    `program` stands before the overrides in the command that runs a cell alone.
 
     Raises ConfigError with one line for anything wrong in any of them.
     """
@@ -95,7 +102,7 @@ def make_plan(args: argparse.Namespace, configs: Path = CONFIGS) -> Plan:
         ) from error
     for planned in cells:
         check_rest(planned.config)
-    return Plan(_noted(cells), args.argv, launcher)
+    return Plan([replace(c, program=program) for c in _noted(cells)], args.argv, launcher)
 
 
 def _noted(cells: list[Planned]) -> list[Planned]:
@@ -136,7 +143,7 @@ def _jobs(loader: Any, overrides: list[str], multirun: bool) -> tuple[list[list[
     name = str(cfg.hydra.runtime.choices["hydra/launcher"])
     if not _importable(target.rpartition(".")[0]):
         extra = {"submitit": "slurm", "ray": "ray"}.get(name.partition("_")[0])
-        way = f"pip install 's0[{extra}]'" if extra else "install the package that brings it"
+        way = install_line(extra) if extra else "install the package that brings it"
         raise ConfigError(f"hydra/launcher={name}: {target} is not installed; {way}")
     return jobs, name
 
@@ -208,7 +215,7 @@ def check_rest(config: Config) -> None:
     if config.analysis:
         find("analysis", config.analysis)
     if config.tracking.name == "wandb" and not _importable("wandb"):
-        raise ConfigError("tracking=wandb: wandb is not installed; pip install 's0[wandb]' or use tracking=none")
+        raise ConfigError(f"tracking=wandb: wandb is not installed; {install_line('wandb')}, or use tracking=none")
     path = str(config.model.path)
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "embedded:")) and not os.path.isdir(path)
     if not hub_id:

@@ -38,6 +38,32 @@ def _classes() -> dict[str, type]:
     return {c.__name__: c for c in every}
 
 
+def elsewhere(key: str) -> list[str]:
+    """Full names of the settings called `key` in a group: "lr" -> ["method.lr"]."""
+    return [f"{group}.{key}" for group, fields in _group_fields().items() if key in fields]
+
+
+def _nested(key: str, there: list[str]) -> str:
+    return f"{key}: not a key of the top level; write {' or '.join(f'{t}=VALUE' for t in there)}"
+
+
+def _group_fields() -> dict[str, list[str]]:
+    groups = [*(k for k, (_, base) in KINDS.items() if base is not None), *PLAIN_GROUPS, *SECTIONS]
+    return {g: fields_of(g) for g in groups}
+
+
+def unknown_option(option: str, options: list[str]) -> str:
+    """One line for an option (or a word) the parser did not know."""
+    if "=" in option and not option.startswith("-"):
+        return f"{option}: options come before the overrides: put -m first (-m KEY=VALUE ...)"
+    key = option.lstrip("-").partition("=")[0].replace("-", "_")
+    if key in names(schema.Config):
+        return f"{option}: settings are written without dashes: {key}=VALUE"
+    if there := elsewhere(key):
+        return f"{option}: settings are written without dashes: {' or '.join(f'{t}=VALUE' for t in there)}"
+    return f"{option}: unknown option; {suggest(option, options)}"
+
+
 def error_line(error: BaseException, configs: Path) -> str | None:
     """One line for an error of Hydra, OmegaConf or YAML, with the valid choices; None for anything else."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -77,12 +103,16 @@ def error_line(error: BaseException, configs: Path) -> str | None:
         full = re.search(r"full_key: ([\w.\[\]-]+)", text)
         path = full[1] if full else m[1]
         kind = re.search(r"(?:object_type=|not in ')(\w+)", text)
+        if "." not in path and (there := elsewhere(path)):
+            return _nested(path, there)
         choices = fields_at(path, kind[1] if kind else None) if "." in path else _top(available)
         return f"{path}: unknown key; {suggest(m[1], choices)}"
     if m := re.search(r"Could not (override|append to config|delete from config)[^']*'([\w./@-]+)'", text):
         key = m[2]
         if m[1].startswith("append"):
             return f"+{key}: the key exists already; write {key}=VALUE without the plus sign"
+        if "." not in key and (there := elsewhere(key)):
+            return _nested(key, there)
         return f"{key}: unknown key or group; {suggest(key, _top(available))}"
     if m := re.search(r"full_key: ([\w.\[\]]+)", text):
         first = next((_first(e) for e in chain if isinstance(e, OmegaConfBaseException)), _first(chain[-1]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,8 +234,3 @@ def load_model(path: Path, config: ModelConfig, device: str, dtype: str) -> Any:
     for p in model.parameters():
         p.requires_grad_(False)
     return model
-
-
-def offline() -> bool:
-    """True when the hub must not be contacted."""
-    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")

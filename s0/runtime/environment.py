@@ -7,6 +7,7 @@ import importlib.metadata
 import subprocess
 from typing import Any
 
+from s0 import __version__
 from s0.paths import ROOT
 
 
@@ -31,7 +32,7 @@ def git_state() -> dict[str, Any]:
 #: what a record names; the first line decides what decoding and training compute (`s0.storage.keys.NUMERICAL`)
 PACKAGES = (
     *("torch", "transformers", "flash-linear-attention", "causal-conv1d", "mamba-ssm", "triton"),
-    *("tokenizers", "numpy", "scipy", "peft", "s0"),
+    *("tokenizers", "numpy", "scipy", "peft"),
 )
 
 
@@ -43,4 +44,4 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return {**found, "s0": __version__}

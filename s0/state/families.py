@@ -15,6 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import ArchitectureError
+from s0.state.recurrences import (
+    GATED_DELTA_NET,
+    KIMI,
+    MAMBA2,
+    DecayReader,
+    Recurrence,
+    delta_decay,
+    grouped_decay_columns,
+)
 
 #: what a gate pre-activation is set to at pads: softplus and sigmoid of it are exactly 0 in fp32, bf16 and fp16
 CLOSED = -1.0e4
@@ -33,15 +42,27 @@ class PadGate:
 
 
 @dataclass(frozen=True)
+class EngineLayouts:
+    """How other inference engines hold this family's state, for whoever hands them one: "same" (transformers' axes),
+    "transposed" (last two axes swapped), "tiled, transposed" (value heads reordered from groups of one key head to one of
+    every group, then swapped), or "unknown" where nobody has compared states. vLLM: the slot of its CUDA kernels."""
+
+    vllm: str = "unknown"
+    llama_cpp: str = "unknown"
+    mlx: str = "unknown"
+
+
+@dataclass(frozen=True)
 class Family:
     """One kind of recurrent mixer.
 
     name           transformers model type, as listed in docs/families.md
     mixer          class name of the recurrent mixer module
-    architecture   kind of recurrence, as saved in `meta.json` ("gated_delta_net", "mamba2", "kimi_delta_attention")
-    state_shape    mixer -> shape of one row's state, in transformers' layout
+    recurrence     its kind: state shape, default alpha, kernels, what a write is (s0.state.recurrences)
     pad_gates      mixer -> projections to rewrite at pads so that a pad is an identity step (decay 1, write 0)
     lora_targets   module names the LoRA baseline adapts (published for qwen3_5 and falcon_h1, by analogy elsewhere)
+    decay          mixer -> decay projection and what turns its output into the log decay
+    engines        how other engines lay out this family's state
     pad_decay      mixer -> log decay [heads] that a pad still causes with closed gates, or None where it causes none;
                    S0 is scaled up by its inverse beforehand (`s0.state.pads.exact_pads`)
     padding_refused  mixer -> reason why a padded batch of this very model cannot be exact, or None
@@ -49,38 +70,33 @@ class Family:
 
     name: str
     mixer: str
-    architecture: str
-    state_shape: Callable[[Any], tuple[int, ...]]
+    recurrence: Recurrence
     pad_gates: Callable[[Any], list[PadGate]]
     lora_targets: tuple[str, ...]
+    decay: Callable[[Any], DecayReader]
+    engines: EngineLayouts = EngineLayouts()
     pad_decay: Callable[[Any], Tensor | None] = lambda mixer: None
     padding_refused: Callable[[Any], str | None] = lambda mixer: None
 
     @property
+    def architecture(self) -> str:
+        """Kind of recurrence, as saved in `meta.json` ("gated_delta_net", "mamba2", "kimi_delta_attention")."""
+        return self.recurrence.name
+
+    @property
     def default_alpha(self) -> float:
-        """Scale of the learned state at use time, by kind of recurrence (see `DEFAULT_ALPHA`)."""
-        return DEFAULT_ALPHA[self.architecture]
+        """Scale of the learned state at use time."""
+        return self.recurrence.default_alpha
+
+    def state_shape(self, mixer: Any) -> tuple[int, ...]:
+        """Shape of one row's state, in transformers' layout."""
+        return self.recurrence.state_shape(mixer)
 
 
-#: alpha by kind of recurrence. 0.07 and 0.65 are the paper's (for Qwen3.5 and Falcon-H1); nobody has measured another
-#: family, so for those they are a starting point for `method.alpha=auto`, not a recommendation.
-DEFAULT_ALPHA = {"gated_delta_net": 0.07, "kimi_delta_attention": 0.07, "mamba2": 0.65}
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MAMBA2_TARGETS = ("q_proj", "k_proj", "v_proj", "in_proj")
 #: latent attention has low-rank query and key-value projections
 LATENT_TARGETS = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
-
-
-def _delta_shape(mixer: Any) -> tuple[int, ...]:
-    return (mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim)
-
-
-def _kimi_shape(mixer: Any) -> tuple[int, ...]:
-    return (mixer.num_heads, mixer.head_dim, mixer.head_dim)
-
-
-def _mamba2_shape(mixer: Any) -> tuple[int, ...]:
-    return (mixer.num_heads, mixer.head_dim, mixer.ssm_state_size)
 
 
 def _closed(*names: str) -> Callable[[Any], list[PadGate]]:
@@ -101,26 +117,40 @@ def _mamba2_pad_decay(mixer: Any) -> Tensor | None:
     return -low * mixer.A_log.detach().float().exp() if low > 0 else None
 
 
-def _delta(name: str, mixer: str, *gates: str, lora: tuple[str, ...] = ATTENTION_TARGETS) -> Family:
-    return Family(name, mixer, "gated_delta_net", _delta_shape, _closed(*gates), lora)
+def _delta(name: str, mixer: str, a: str, b: str, engines: EngineLayouts, decay: Any = None) -> Family:
+    """`a`, `b`: projections of the decay and of the write strength (the same one where they are projected together)."""
+    gates = _closed(*dict.fromkeys((a, b)))
+    return Family(name, mixer, GATED_DELTA_NET, gates, ATTENTION_TARGETS, decay or delta_decay(a), engines)
 
 
 def _kimi(name: str, mixer: str, *gates: str) -> Family:
-    return Family(name, mixer, "kimi_delta_attention", _kimi_shape, _closed(*gates), LATENT_TARGETS)
+    return Family(name, mixer, KIMI, _closed(*gates), LATENT_TARGETS, KIMI.decay)
 
 
-def _mamba2(name: str, mixer: str, lora: tuple[str, ...] = MAMBA2_TARGETS) -> Family:
-    return Family(name, mixer, "mamba2", _mamba2_shape, _mamba2_gates, lora, _mamba2_pad_decay)
+def _mamba2(name: str, mixer: str, llama_cpp: str = "same", lora: tuple[str, ...] = MAMBA2_TARGETS) -> Family:
+    engines = EngineLayouts(vllm="same", llama_cpp=llama_cpp, mlx="same")
+    return Family(name, mixer, MAMBA2, _mamba2_gates, lora, MAMBA2.decay, engines, _mamba2_pad_decay)
 
+
+_SWAPPED = EngineLayouts(vllm="transposed", llama_cpp="transposed", mlx="transposed")
+_TILED = EngineLayouts(vllm="transposed", llama_cpp="tiled, transposed", mlx="transposed")
+_OLMO = EngineLayouts(vllm="transposed", mlx="transposed")
 
 FAMILIES: dict[str, Family] = {
     f.mixer: f
     for f in (
-        _delta("qwen3_5", "Qwen3_5GatedDeltaNet", "in_proj_a", "in_proj_b"),
-        _delta("qwen3_5_moe", "Qwen3_5MoeGatedDeltaNet", "in_proj_a", "in_proj_b"),
-        _delta("qwen3_next", "Qwen3NextGatedDeltaNet", "in_proj_ba"),
-        _delta("qwen4_exp", "Qwen4ExpTextGatedDeltaNet", "in_proj_a", "in_proj_b"),
-        _delta("olmo_hybrid", "OlmoHybridGatedDeltaNet", "a_proj", "b_proj"),
+        _delta("qwen3_5", "Qwen3_5GatedDeltaNet", "in_proj_a", "in_proj_b", _TILED),
+        _delta("qwen3_5_moe", "Qwen3_5MoeGatedDeltaNet", "in_proj_a", "in_proj_b", _TILED),
+        _delta(
+            "qwen3_next",
+            "Qwen3NextGatedDeltaNet",
+            "in_proj_ba",
+            "in_proj_ba",
+            _SWAPPED,
+            delta_decay("in_proj_ba", grouped_decay_columns),
+        ),
+        _delta("qwen4_exp", "Qwen4ExpTextGatedDeltaNet", "in_proj_a", "in_proj_b", _TILED),
+        _delta("olmo_hybrid", "OlmoHybridGatedDeltaNet", "a_proj", "b_proj", _OLMO),
         _kimi("kimi_linear", "KimiLinearDeltaAttention", "forget_gate.f_b_proj", "b_proj"),
         _kimi("bailing_hybrid", "BailingHybridDeltaAttention", "forget_gate.f_proj", "b_proj"),
         _kimi("glm5_next", "Glm5NextTextLinearAttention", "forget_gate.f_b_proj", "b_proj"),
@@ -128,7 +158,7 @@ FAMILIES: dict[str, Family] = {
         _mamba2("bamba", "BambaMixer"),
         _mamba2("granitemoehybrid", "GraniteMoeHybridMambaLayer"),
         _mamba2("nemotron_h", "NemotronHMamba2Mixer"),
-        _mamba2("zamba2", "Zamba2MambaMixer"),
+        _mamba2("zamba2", "Zamba2MambaMixer", llama_cpp="unknown"),
         _mamba2("mamba2", "Mamba2Mixer", lora=("in_proj",)),
     )
 }

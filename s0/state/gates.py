@@ -1,52 +1,19 @@
 """Decay gates of the recurrent layers, read while a prompt passes through: how long does an initial state live?
 
-GatedDeltaNet: log decay = -exp(A_log) * softplus(a + dt_bias), a = in_proj_a(x). Mamba-2: log decay = -exp(A_log) * dt,
-dt = softplus(dt part of in_proj(x) + dt_bias), clamped to `time_step_limit`. (transformers' modelling files; paper,
-section 3.)
+Where a family's decay is projected, and how the projection becomes a log decay, is part of its entry (`Family.decay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from s0.errors import ArchitectureError
 from s0.state.cache import S0Cache, rows_of
 from s0.state.families import Layout
 from s0.state.initial import InitialState
-
-
-def _delta_reader(mixer: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    name = next((n for n in ("in_proj_a", "a_proj") if hasattr(mixer, n)), None)
-    if name is None:
-        raise ArchitectureError(
-            f"{type(mixer).__name__}: its decay projection is not known to the gate analysis; "
-            "analyse a qwen3_5, olmo_hybrid or Mamba-2 model"
-        )
-
-    def read(out: Tensor) -> Tensor:
-        return -mixer.A_log.float().exp() * softplus(out.float() + mixer.dt_bias.float())
-
-    return getattr(mixer, name), read
-
-
-def _mamba2_reader(mixer: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    scale = getattr(mixer, "mup_vector", None)
-    low, high = getattr(mixer, "time_step_limit", (0.0, float("inf")))
-
-    def read(out: Tensor) -> Tensor:
-        dt = (out * scale.flatten().to(out) if scale is not None else out)[..., -mixer.num_heads :].float()
-        dt = softplus(dt + mixer.dt_bias.float()).clamp(low, high)
-        return -mixer.A_log.float().exp() * dt
-
-    return mixer.in_proj, read
-
-
-_READERS = {"gated_delta_net": _delta_reader, "mamba2": _mamba2_reader}
 
 
 @torch.no_grad()
@@ -56,16 +23,12 @@ def run_prompt(
     """One unpadded prompt through the model from `state` (None: zero).
 
     Returns the model's output, the cache holding the states after the prompt, and the log decays: layer -> fp32
-    [tokens, heads] on the CPU. Raises ArchitectureError for recurrences whose gates cannot be read.
+    [tokens, heads] on the CPU ([tokens, heads, key dim] where every key channel has its own).
     """
-    if layout.architecture not in _READERS:
-        raise ArchitectureError(
-            f"architecture {layout.architecture!r}: gates can be read for {', '.join(sorted(_READERS))} only"
-        )
     gates: dict[int, Tensor] = {}
     handles = []
     for i, mixer in layout.mixers.items():
-        module, read = _READERS[layout.architecture](mixer)
+        module, read = layout.family.decay(mixer)
 
         def hook(module: nn.Module, args: Any, out: Tensor, i: int = i, read: Any = read) -> None:
             gates[i] = read(out[0]).cpu()
@@ -95,8 +58,10 @@ def surviving_energy(gates: dict[int, Tensor], state: InitialState) -> Tensor:
     """
     total: Tensor | None = None
     for i, start in state.effective().items():
-        energy = start.double().flatten(1).pow(2).sum(1)
-        left = (2 * gates[i].double().cumsum(0)).exp() @ energy
+        squares = start.double().pow(2)
+        # per head, or per head and key channel (those states are [heads, key dim, value dim])
+        energy = squares.sum(-1) if gates[i].ndim == 3 else squares.flatten(1).sum(1)
+        left = (2 * gates[i].double().cumsum(0)).exp().flatten(1) @ energy.flatten()
         total = left if total is None else total + left
     assert total is not None
     return total

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from s0.errors import ArchitectureError, S0Error
-from s0.state.families import DEFAULT_ALPHA, Layout
+from s0.state.families import Layout
 from s0.state.hub import fetch, push
+from s0.state.recurrences import DEFAULT_ALPHA
 from s0.storage.files import atomic_path, write_json
 
 FORMAT_VERSION = 1

@@ -18,6 +18,8 @@ class Planned:
     #: overrides it was composed from, and those of them that tell it from the plan's other cells
     own: list[str] = field(default_factory=list)
     note: str = ""
+    #: how the user runs a cell; stands before the overrides
+    program: str = "python run.py"
 
     def label(self) -> str:
         """model / task / method and what tells it from its neighbours, as a reader names the cell."""
@@ -25,14 +27,14 @@ class Planned:
 
     @property
     def command(self) -> str:
-        return _command(self.alone)
+        return _command(self.program, self.alone)
 
     def rerun(self, seeds: list[int]) -> str:
         """The command that runs this cell alone for these seeds."""
         if seeds == self.config.seed:
             return self.command
         chosen = f"seed={seeds[0]}" if len(seeds) == 1 else f"seed=[{','.join(map(str, seeds))}]"
-        return _command([*(o for o in self.alone if key_of(o) != "seed"), chosen])
+        return _command(self.program, [*(o for o in self.alone if key_of(o) != "seed"), chosen])
 
 
 @dataclass(frozen=True)
@@ -48,5 +50,5 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _command(overrides: list[str]) -> str:
-    return " ".join(["python run.py", *(shlex.quote(o) for o in overrides)])
+def _command(program: str, overrides: list[str]) -> str:
+    return " ".join([program, *(shlex.quote(o) for o in overrides)])

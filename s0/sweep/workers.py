@@ -1,7 +1,7 @@
 """One machine, several devices: one process per device, cells handed out through claims.
 
 python run.py -m method.alpha=0.03,0.07 seed=0..9 workers=2
-CUDA_VISIBLE_DEVICES=0,3 python run.py +experiment=table1_main workers=2
+CUDA_VISIBLE_DEVICES=0,3 python run.py experiment=table1_main workers=2
 python scripts/sweep.py --workers 8 --gpus-per-worker 2 ...
 
 A worker that dies is replaced and its cell taken over; a cell that takes three workers down is a failure.

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from s0.cli.main import main
+from s0.cli.commands.run import main
 
 HEAVY = ("torch", "transformers", "datasets", "wandb", "ray")
 

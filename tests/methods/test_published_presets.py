@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from s0.config.registry import METHODS, register
 from s0.config.resolve import resolve, resolve_method
-from s0.state.families import ATTENTION_TARGETS, DEFAULT_ALPHA, FAMILIES
+from s0.state.families import ATTENTION_TARGETS, FAMILIES
+from s0.state.recurrences import DEFAULT_ALPHA
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = list(csv.DictReader((ROOT / "experiments/published/hyperparameters.csv").open()))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from s0.errors import ArchitectureError
-from s0.state.families import DEFAULT_ALPHA, FAMILIES, describe
+from s0.state.families import FAMILIES, describe
 from s0.state.random_models import build, build_refused
+from s0.state.recurrences import DEFAULT_ALPHA
 
 
 def test_shapes_come_from_the_modules():

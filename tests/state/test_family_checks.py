@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from s0.cli import command
 from s0.errors import ArchitectureError
+from s0.state import matrix
 from s0.state.checks import CHECKS, Broken, padded
 from s0.state.families import FAMILIES, REFUSED, describe
 from s0.state.random_models import MODELS, REFUSED_MODELS, build, build_refused
@@ -90,37 +91,28 @@ def test_check_notices_the_time_step_floor(name):
         padded(model, dataclasses.replace(layout, family=forgotten))
 
 
-def _script():
-    spec = importlib.util.spec_from_file_location("families", ROOT / "scripts" / "families.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_documentation_is_the_registry():
-    assert (ROOT / "docs" / "families.md").read_text(encoding="utf-8") == _script().page(), (
+    assert (ROOT / "docs" / "families.md").read_text(encoding="utf-8") == matrix.page(), (
         "python scripts/families.py --write docs/families.md"
     )
 
 
 def test_script_prints_one_family(capsys):
-    assert _script().main(["mamba2"]) == 0
+    assert command(["families", "mamba2"]) == 0
     out = capsys.readouterr().out
     assert "mamba2" in out
     assert "BROKEN" not in out
 
 
 def test_script_names_the_families_on_a_typo(capsys):
-    assert _script().main(["mamba3"]) == 2
+    assert command(["families", "mamba3"]) == 2
     assert "choose among qwen3_5" in capsys.readouterr().err
 
 
 def test_script_reports_what_is_broken(capsys, monkeypatch):
-    script = _script()
-
     def fails(model, layout):
         raise Broken("logits differ by 1")
 
-    monkeypatch.setitem(script.CHECKS, "save / load", fails)
-    assert script.main(["mamba2"]) == 1
+    monkeypatch.setitem(matrix.CHECKS, "save / load", fails)
+    assert command(["families", "mamba2"]) == 1
     assert "mamba2, save / load: logits differ by 1" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from s0.storage.records import Evaluation, Record, TrainingSummary
 from s0.tracking.base import TrackingError, track
 from s0.tracking.wandb import mode, problem_rows, summary, tags
 
-pytest.importorskip("wandb", reason="wandb is not installed (pip install 's0[wandb]')")
+pytest.importorskip("wandb", reason="wandb is not installed (pip install 'wandb>=0.19')")
 
 
 def evaluation(label: str, passed: str) -> Evaluation:

@@ -12,7 +12,7 @@ from s0.config.registry import METHODS
 from s0.report.formats import MISSING, Table, p_text
 from s0.report.paper.context import Built, Context, method_name
 from s0.settings import describe
-from s0.state.families import DEFAULT_ALPHA
+from s0.state.recurrences import DEFAULT_ALPHA
 from s0.tiny.standins import STAND_IN
 
 _SHOWN = ("n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "lora_alpha", "mode",

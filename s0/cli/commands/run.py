@@ -1,4 +1,4 @@
-"""The command line behind run.py: plan with Hydra, run every cell, keep going, say at the end what happened.
+"""The command line behind run.py and `s0 run`: plan with Hydra, run every cell, keep going, say at the end what happened.
 
 Nothing heavy is imported before the whole plan is known to be good.
 """
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from s0.cli.compose import CONFIGS, make_plan, parse_args
+from s0.cli.dispatch import version
 from s0.cli.errors import error_line
+from s0.cli.help import help_text
 from s0.config.registry import register
 from s0.config.schema import Config
 from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
@@ -34,8 +36,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, handled like Ctrl-C."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs."""
+def main(argv: list[str] | None = None, program: str = "python run.py") -> int:
+    """Run and return the exit code. Expected errors are one line on stderr; tracebacks are bugs.
+
+    `program` is how the user runs a cell: it stands before the overrides of every command that is shown or recorded.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # waiting threads must not spin: beside sandbox workers or other jobs they slow the run down a hundredfold
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -46,13 +51,19 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
-        if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
+        if args.version:
+            print(version())
+            return 0
+        if args.help:
+            print(help_text(CONFIGS, program), end="")
+            return 0
+        if args.hydra_help or args.shell_completion or args.info or args.cfg:
             return _hydra_says(args.argv)
         if args.config_path or args.config_name or args.experimental_rerun:
             raise ConfigError(
                 "-cp, -cn and --experimental-rerun: not supported; add a folder of configs with -cd FOLDER"
             )
-        return run_plan(make_plan(args))
+        return run_plan(make_plan(args, program=program))
     except KeyboardInterrupt as stop:
         print("\ninterrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
@@ -66,7 +77,7 @@ def _terminate(*_: Any) -> None:
 
 
 def _hydra_says(argv: list[str]) -> int:
-    """Hydra's own answers: --help, --cfg, --info, shell completion."""
+    """Hydra's own answers: --cfg, --info, --hydra-help, shell completion."""
     try:
         _hydra_main(lambda cfg: None, argv)
     except SystemExit as stop:

@@ -1,0 +1,1 @@
+"""Learned states as files that others load."""
