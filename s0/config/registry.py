@@ -16,6 +16,7 @@ from typing import Any
 
 from s0.config import schema
 from s0.errors import ConfigError, suggest
+from s0.paths import CONFIGS
 from s0.settings import hydra_schema, names
 
 
@@ -148,7 +149,10 @@ def register() -> None:
         store.store(group=group, name=f"base_{group}", node=hydra_schema(base, open=group == "method"))
         for name, entry in registry.items():
             assert entry.config is not None
-            store.store(group=group, name=f"base_{name}", node=hydra_schema(entry.config, open=group == "method"))
+            node = hydra_schema(entry.config, open=group == "method")
+            store.store(group=group, name=f"base_{name}", node=node)
+            if not (CONFIGS / group / f"{name}.yaml").exists():  # an option even without a file of its own
+                store.store(group=group, name=name, node=node(name=name))
 
 
 @functools.cache
