@@ -1,6 +1,6 @@
 """Fill the generated blocks of README.md; run it after `make run`, a replication and `make bench`.
 
-run     outputs/summary/table.txt, what `make run` printed last
+run     outputs/summary/screen.txt, what `make run` printed last
 table1  the aggregate of experiments/records/table1_main
 bench   experiments/bench/cpu_tiny_gdn.json and experiments/bench/growth/cpu_tiny_gdn.json
 """
@@ -18,16 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_block() -> str:
-    text = (ROOT / "outputs" / "summary" / "table.txt").read_text().rstrip()
+    text = (ROOT / "outputs" / "summary" / "screen.txt").read_text().rstrip()
     return f"`make run` ends with:\n\n```text\n{text}\n```"
 
 
 def table_block() -> str:
-    from s0.report import summary_table
+    from s0.report.screen import screen_table
     from s0.storage.records import find_records, read_record
 
     records = [read_record(p) for p in find_records([ROOT / "experiments" / "records" / "table1_main"])]
-    return f"```text\n{summary_table(records).strip()}\n```"
+    return f"```text\n{screen_table(records, 100).strip()}\n```"
 
 
 def bench_block() -> str:

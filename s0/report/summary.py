@@ -95,15 +95,15 @@ def summary_table(records: Sequence[Record], title: str = "") -> str:
     if not records:
         return "no records\n"
     tables = [rows_to_table(aggregate(records), title), *pass_at_k_tables(records)]
-    return "\n".join(plain(_fold_constant(t)) for t in tables)
+    return "\n".join(plain(fold_constant(t)) for t in tables)
 
 
 def breakdown_text(records: Sequence[Record]) -> str:
     """Plain-text accuracy by level, subject or database of every cell whose task has such columns; "" where none has."""
-    return "\n".join(plain(_fold_constant(t)) for t in breakdown_tables(records))
+    return "\n".join(plain(fold_constant(t)) for t in breakdown_tables(records))
 
 
-def _fold_constant(table: Table) -> Table:
+def fold_constant(table: Table) -> Table:
     """The model and task columns moved into the title where they are the same in every row: terminals are narrow."""
     folded = [i for i in (0, 1) if len({row[i] for row in table.rows}) == 1]
     kept = [i for i in range(len(table.columns)) if i not in folded]

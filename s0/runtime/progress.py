@@ -8,6 +8,19 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+#: the time left is told once this part of the work is done: the first completions of a batch take as long as all of them
+TELLING = 0.1
+
+
+def time_left(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} min"
+        if seconds < 36000
+        else f"{seconds / 3600:.0f} h"
+    )
+
 
 class Bar(Protocol):
     """What work reports to. `to` sets how much is done of how much (for work that may begin in the middle)."""
@@ -46,7 +59,10 @@ class Plain:
         """The line after `spent` seconds: what is done, the rate, and the time left."""
         rate = (self.done - self.begun) / spent if spent > 0 else 0.0
         of = f"/{self.total}" if self.total else ""
-        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and rate and not end else ""
+        told = self.total is not None and self.done - self.begun >= TELLING * (self.total - self.begun)
+        left = (
+            f", {time_left((self.total - self.done) / rate)} left" if self.total and told and rate and not end else ""
+        )
         extra = f", {self.extra}" if self.extra else ""
         return f"  {self.label}: {self.done}{of} {self.unit} in {spent:.1f} s ({rate:.1f}/s{left}{extra})"
 
@@ -92,16 +108,14 @@ def bar(label: str, total: int | None, unit: str, quiet_s: float = 0.0) -> Itera
         progress.stop_task(task)
 
 
+#: narrower terminals show neither rate nor notes, and a bar of fixed width
+WIDE = 100
+
+
 def _rich() -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -109,13 +123,19 @@ def _rich() -> Any:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
 
+    class Left(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: Any) -> Text:
+            told = task.total and not task.finished and task.completed >= TELLING * task.total and task.time_remaining
+            return Text(f"{time_left(task.time_remaining)} left" if told else "", style="progress.remaining")
+
+    console = Console()
+    name = TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=44, overflow="ellipsis"))
+    if console.width < WIDE:
+        return Progress(name, BarColumn(bar_width=12), MofNCompleteColumn(), Left(), console=console)
+    note = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
+    unit = TextColumn("{task.fields[unit]}")
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        name, BarColumn(), MofNCompleteColumn(), unit, Rate(), TimeElapsedColumn(), Left(), note, console=console
     )

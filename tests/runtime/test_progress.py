@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_rate_and_time_left() -> None:
     assert plain.line(4.0, end=True) == "  train: 12/20 steps in 4.0 s (0.5/s, mean loss 0.5)"
 
 
-def test_on_a_terminal_there_are_bars_and_nothing_fails_when_they_are_nested() -> None:
+def on_a_terminal(columns: int) -> str:
+    """What nested bars show on a terminal of this width."""
     code = (
         "from s0.runtime.progress import bar\n"
         "with bar('sample', 4, 'completions') as a:\n"
@@ -45,7 +47,8 @@ def test_on_a_terminal_there_are_bars_and_nothing_fails_when_they_are_nested() -
         "    c.to(3, 3)\n"
     )
     parent, child = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", code], stdout=child, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code], stdout=child, stderr=subprocess.PIPE, cwd=ROOT, check=False,
+                          env={**os.environ, "COLUMNS": str(columns)})  # fmt: skip
     os.close(child)
     text = b""
     try:
@@ -55,6 +58,16 @@ def test_on_a_terminal_there_are_bars_and_nothing_fails_when_they_are_nested() -
         pass
     os.close(parent)
     assert done.returncode == 0, done.stderr
-    shown = text.decode()
+    return text.decode()
+
+
+def test_on_a_terminal_there_are_bars_and_nothing_fails_when_they_are_nested() -> None:
+    shown = on_a_terminal(120)
     for words in ("sample", "4/4", "verify", "2/2", "fine", "train", "3/3"):
         assert words in shown
+
+
+def test_at_80_columns_bars_keep_their_width_and_name() -> None:
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(80)))
+    assert max(map(len, lines)) <= 80
+    assert any("sample" in line and "━" * 12 in line and "4/4" in line for line in lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 from s0.cli.arguments import Parser
@@ -29,10 +31,15 @@ def main(argv: list[str], program: str = "s0 run") -> int:
     # start-up: scipy
     from s0.report import breakdown_text, load_records, summary_table, write_summary
 
+    # start-up: scipy
+    from s0.report.screen import screen_table
+
     records = load_records(args.records)
     if not records:
         raise StoreError(f"{' '.join(map(str, args.records))}: no records there; run an experiment first ({program})")
-    print(summary_table(records, args.title), end="")
+    whole = not sys.stdout.isatty()  # a file or pipe gets every column
+    width = shutil.get_terminal_size((80, 24)).columns
+    print(summary_table(records, args.title) if whole else screen_table(records, width, args.title), end="")
     if args.breakdown:
         none = "no breakdown: these tasks have no level, checkpoint or database\n"
         print("\n" + (breakdown_text(records) or none), end="")

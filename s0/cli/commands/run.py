@@ -5,7 +5,9 @@ Nothing heavy is imported before the whole plan is known to be good.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -21,9 +23,10 @@ from s0.cli.errors import error_line
 from s0.cli.help import help_text
 from s0.config.registry import register
 from s0.config.schema import Config
-from s0.errors import ConfigError, JobsFailed, NoTrainingSolutions, S0Error
+from s0.errors import ConfigError, DataError, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
-from s0.storage.records import read_record
+from s0.storage.files import write_text
+from s0.storage.records import Record, read_record
 from s0.sweep.failures import Failure, show_failures
 from s0.sweep.ledger import CellOutcome, Sweep
 from s0.sweep.plan import Plan
@@ -104,7 +107,7 @@ def _hydra_main(task: Callable[[Any], Any], argv: list[str]) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run all cells where the plan says (here, workers of this machine, a cluster); print the end. Returns the exit code."""
-    start = time.monotonic()
+    start, begun = time.monotonic(), time.time()
     first = plan.cells[0].config
     if first.dry_run:
         print_plan(plan.cells)
@@ -126,7 +129,7 @@ def run_plan(plan: Plan) -> int:
     if all(known) or plan.launcher == "basic":
         sweep.remove()  # cluster jobs that still run or wait go on using it
     outcomes = [o or _lost(plan, n, lost) for n, o in enumerate(known)]
-    return finish(plan, outcomes, Path(first.out), time.monotonic() - start)
+    return finish(plan, outcomes, Path(first.out), time.monotonic() - start, begun)
 
 
 def _folder(config: Config) -> Path:
@@ -180,18 +183,16 @@ def remote_job(folder: str, home: str) -> Callable[[Any], None]:
     return job
 
 
-def finish(plan: Plan, outcomes: Sequence[CellOutcome], out: Path, seconds: float) -> int:
-    """Print and write the summary of all records, list all failures. Returns the exit code."""
-    records = [read_record(Path(p)) for p in dict.fromkeys(p for o in outcomes for p in o.records)]
+def finish(plan: Plan, outcomes: Sequence[CellOutcome], out: Path, seconds: float, begun: float = 0.0) -> int:
+    """Print and write the summary of all records, list all failures. `begun`: time of day when the run began (records
+    older than that were reused). Returns the exit code."""
+    paths = [Path(p) for p in dict.fromkeys(p for o in outcomes for p in o.records)]
+    records = [read_record(p) for p in paths]
     failures = [f for o in outcomes for f in o.failures]
     if records:
-        # start-up: scipy
-        from s0.report import summary_table, write_summary
-
         print()
-        print(summary_table(records))
-        paths = write_summary(records, out)
-        print(f"\n{len(records)} record(s); written: {', '.join(str(p) for p in paths)}; {seconds:.0f} s", flush=True)
+        print(closing(paths, records, out, plan.cells[0].program, begun), flush=True)
+        print(f"{seconds:.0f} s", flush=True)
     show_failures(failures)
     if failures:
         print(f"{len(failures)} failure(s) in {len(plan.cells)} cell(s); finished records are kept", file=sys.stderr)
@@ -204,3 +205,27 @@ def finish(plan: Plan, outcomes: Sequence[CellOutcome], out: Path, seconds: floa
             file=sys.stderr,
         )
     return NoTrainingSolutions.exit_code if empty else 0
+
+
+def closing(paths: Sequence[Path], records: Sequence[Record], out: Path, program: str, begun: float) -> str:
+    """Write summary, page and `screen.txt` (for README: 80 columns) into `out`; the text a run ends with."""
+    # start-up: scipy, matplotlib, torch
+    from s0.export.files import adapter_folder
+
+    # start-up: as above
+    from s0.report import screen, write_summary
+
+    # start-up: as above
+    from s0.report.html import write_report
+
+    write_summary(records, out)
+    write_text(out / "screen.txt", screen.results(records, 80))
+    report = write_report(paths, out / "report.html")
+    state = None
+    learned = next((r for r in records if r.status == "ok" and r.method == "s0"), None)
+    if learned:
+        with contextlib.suppress(DataError):  # the store may be gone
+            state = adapter_folder(learned)
+    reused = sum(p.stat().st_mtime < begun for p in paths)
+    width = shutil.get_terminal_size((80, 24)).columns
+    return f"{screen.results(records, width)}\n\n{screen.whereabouts(records, reused, out, report, state, program)}"
