@@ -17,6 +17,11 @@ from s0.sandbox import isolate, seccomp, trial, wire
 _EXTRA = 512 << 20
 
 
+def cpu_limit(timeout_s: float) -> int:
+    """Seconds of CPU time after which the kernel itself ends a process, should the judge not have done so."""
+    return 2 * math.ceil(timeout_s) + 2
+
+
 class Guard(NamedTuple):
     """What confines the child; None for a mechanism the tier lacks."""
 
@@ -52,7 +57,7 @@ def hold(guard: Guard, parent: int, request: dict[str, Any], reader: int, writer
         os.closerange(low, 4096)
         if wire.read_frame(reader) != b"ready":
             os._exit(1)
-        guard.apply(_EXTRA + request["memory"], math.ceil(request["timeout_s"]) + 1)
+        guard.apply(_EXTRA + request["memory"], cpu_limit(request["timeout_s"]))
         if guard.rules is not None:
             os.close(guard.rules)
         wire.write_frame(result, b"started")

@@ -19,7 +19,8 @@ class PythonCheck:
     """A program and its test in HumanEval's form.
 
     `prompt + completion` is the candidate's program; `test` defines `check(candidate)` and may use the prompt's helpers
-    and the name `entry_point`. `timeout_s` is wall-clock seconds, None for the sandbox's default.
+    and the name `entry_point`. `timeout_s` is seconds the program computes or waits (not those
+    in which other work keeps it from running), None for the sandbox's default.
     """
 
     prompt: str

@@ -15,12 +15,14 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 import traceback
 from typing import Any
 
 from s0.sandbox import bwrap, conversation, isolate, paths, seccomp, wire
+from s0.sandbox.watch import MAX_THREADS, WALL_EXTRA_S, WALL_FACTOR, Watch
 
 #: how long, in seconds, a confined child or the zygote may take to come up before that is an infrastructure failure
 STARTUP_S = 30.0
@@ -29,6 +31,10 @@ _MODULES = ("_boot.py", "candidate.py", "isolate.py", "seccomp.py", "sql.py", "w
 
 class Infra(Exception):
     """The machinery failed; never a statement about the candidate."""
+
+
+class _Stopped(Exception):
+    """(kind, detail): the judge ended the check."""
 
 
 class BadData(Exception):
@@ -57,6 +63,8 @@ def main(argv: list[str]) -> None:
             else:
                 answer, body = judge.run(request)
         except (Infra, BadData) as exc:
+            if isinstance(exc, Infra):
+                isolate.kill_descendants()  # this worker is done for; where nothing confines them, orphans could stay
             answer = {"kind": "infra" if isinstance(exc, Infra) else "data", "detail": str(exc)}
         except Exception:
             answer = {"kind": "infra", "detail": "bug in the judge: " + traceback.format_exc(limit=-3)}
@@ -128,6 +136,8 @@ class Judge:
         theirs.close()
         self.control = ours
         ours.settimeout(STARTUP_S)
+        if isolate.LINUX:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # who wrote, as this process numbers it
         settings = {
             "isolate": self.settings["isolate"],
             "landlock": self.settings["landlock"],
@@ -152,12 +162,16 @@ class Judge:
 
     def _answer(self) -> dict[str, Any]:
         try:
-            message = self.control.recv(1 << 16)
+            message, ancillary, _, _ = self.control.recvmsg(1 << 16, socket.CMSG_SPACE(12))
         except OSError as exc:
             raise Infra(f"the zygote does not answer ({exc})") from None
         if not message:
             raise Infra("the zygote is gone")
-        return json.loads(message)
+        answer = json.loads(message)
+        for _level, kind, data in ancillary:
+            if isolate.LINUX and kind == socket.SCM_CREDENTIALS:
+                answer["pid"] = struct.unpack_from("i", data)[0]
+        return answer
 
     def _end_candidate(self, settle: bool) -> int:
         self.control.sendall(b"settle" if settle else b"reap")
@@ -172,12 +186,12 @@ class Judge:
         result_r, result_w = os.pipe()
         order = {
             "memory": self.settings["memory"] + extra,
-            "cpu": math.ceil(request["timeout_s"]) + 1,
+            "cpu": conversation.cpu_limit(request["timeout_s"]),
         }
         try:
             fds = [down_r, up_w] + ([data] if data is not None else [])
             socket.send_fds(self.control, [json.dumps(order).encode()], fds)
-            self._answer()
+            candidate = self._answer()["pid"]
             me = os.getpid()
             pid = os.fork()
             if pid == 0:
@@ -188,28 +202,34 @@ class Judge:
             for fd in (down_r, down_w, up_r, up_w, result_w, *([data] if data is not None else [])):
                 os.close(fd)
         try:
-            return self._await(request, pid, Deadline(result_r))
+            return self._await(request, pid, candidate, Deadline(result_r))
         finally:
             os.close(result_r)
 
-    def _await(self, request: dict[str, Any], pid: int, results: Deadline) -> tuple[dict[str, Any], bytes]:
-        body, started = b"", None
-        outcome: dict[str, Any] = {}
+    def _await(
+        self, request: dict[str, Any], pid: int, candidate: int, results: Deadline
+    ) -> tuple[dict[str, Any], bytes]:
+        """The outcome of the check that `pid` (the test) and `candidate` hold; both are ended. Where the time limit was
+        met while other work kept them waiting, "confirm" asks for a repetition alone."""
+        body, outcome = b"", {}
+        watch: Watch | None = None
+        limit = request["timeout_s"]
         try:
             hello = results.frame(time.monotonic() + STARTUP_S)
             if hello is None:
                 raise Infra("the confined child ended before it was ready")
-            started = time.monotonic()
-            deadline = started + request["timeout_s"]
-            answer = results.frame(deadline)
+            watch = Watch([pid, candidate])
+            answer = self._watched(results, watch, limit, request.get("alone", False))
             if answer is not None:
                 outcome = json.loads(answer)
                 if outcome["kind"] == "rows":
-                    body = results.frame(deadline) or b""
+                    body = results.frame(time.monotonic() + STARTUP_S) or b""
+            if watch.wall > limit:
+                watch.sample()
+        except _Stopped as exc:
+            outcome = {"kind": exc.args[0], "detail": exc.args[1]}
         except TimeoutError:
-            if started is None:
-                raise Infra(f"the confined child was not ready after {STARTUP_S:g} s") from None
-            outcome = {"kind": "timeout", "detail": f"no result after {request['timeout_s']:g} s"}
+            raise Infra(f"the confined child was not ready after {STARTUP_S:g} s") from None
         finally:
             os.kill(pid, signal.SIGKILL)
             test_status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -218,8 +238,32 @@ class Judge:
             outcome = {"kind": "error", "detail": f"the test itself ended with status {test_status}"}
         if outcome["kind"] == "died":
             outcome = _death(status, outcome["detail"])
-        outcome["seconds"] = time.monotonic() - started
+        if watch.used > limit and outcome["kind"] not in ("timeout", "infra"):
+            if request.get("alone"):
+                outcome, body = {"kind": "timeout", "detail": f"a result, but after more than {limit:g} s"}, b""
+            else:
+                outcome["confirm"] = True
+        outcome["seconds"] = time.monotonic() - watch.begun
         return outcome, body
+
+    @staticmethod
+    def _watched(results: Deadline, watch: Watch, limit: float, alone: bool) -> bytes | None:
+        """The test's report. Raises _Stopped when time or threads run out."""
+        wall = WALL_FACTOR * limit + WALL_EXTRA_S
+        # Neighbours that share caches and cores can double a program's CPU time, hardly more.
+        while True:
+            allowed = limit if alone or not watch.disturbed else 2 * limit
+            try:
+                return results.frame(time.monotonic() + watch.pause(allowed - watch.used))
+            except TimeoutError:
+                watch.sample()
+            if watch.threads > MAX_THREADS:
+                raise _Stopped("error", f"more than {MAX_THREADS} threads")
+            if watch.used >= (limit if alone or not watch.disturbed else 2 * limit):
+                raise _Stopped("timeout", f"no result after {limit:g} s")
+            if watch.wall >= wall:
+                got = f"{watch.used:.2g} s of computing in {watch.wall:.3g} s"
+                raise _Stopped("infra", f"the machine is overloaded: a check got {got}")
 
 
 def _death(status: int, when: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ jobs queue up, each worker proving itself (`selftest.py`) before its first answe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal, Self
 
@@ -32,7 +33,7 @@ class Sandbox:
 
     Args:
         workers: judge processes at most; None for one per CPU.
-        timeout_s: wall-clock limit per job in seconds, where the job names none.
+        timeout_s: limit per job in seconds of computing or waiting (`watch.py`), where the job names none.
         memory_mb: address space of a candidate in MiB.
         allow_unisolated: accept a machine that cannot isolate; the tier then begins with "reduced".
         tier: "auto" uses all mechanisms that work; "landlock" and "bwrap" only that one beside seccomp; "reduced" none
@@ -65,6 +66,7 @@ class Sandbox:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._gate = _Gate()
         self._pid = os.getpid()
         self._unfinished = 0
         self._closed = False
@@ -192,7 +194,11 @@ class Sandbox:
             try:
                 if worker is None:
                     worker = self._start()
-                result = job.run(worker, self.timeout_s)
+                with self._gate.shared():
+                    result = job.run(worker, self.timeout_s)
+                if result is _DOUBTFUL:
+                    with self._gate.alone():
+                        result = job.run(worker, self.timeout_s, alone=True)
                 if result is None or result.kind != "infra":
                     return worker, result
                 failure = result.detail
@@ -216,6 +222,44 @@ class Sandbox:
         return worker
 
 
+_DOUBTFUL = object()
+
+
+class _Gate:
+    """Lets many run together, or one alone; who wants to be alone goes before those who come later."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting = 0
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._inside >= 0 and not self._waiting)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: self._inside == 0)
+            self._waiting -= 1
+            self._inside = -1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0
+                self._changed.notify_all()
+
+
 class _Job:
     """One piece of work and the future that waits for it; None only starts a worker."""
 
@@ -224,14 +268,17 @@ class _Job:
         self.name = "a query" if isinstance(work, SqlQuery) else "a check"
         self.future: Future = Future()
 
-    def run(self, worker: Worker, timeout_s: float) -> Any:
+    def run(self, worker: Worker, timeout_s: float, alone: bool = False) -> Any:
+        """The verdict or result; _DOUBTFUL where it took longer than its limit on a busy machine and ran beside others."""
         if self.work is None:
             return None
         message = dict(vars(self.work))
         if isinstance(self.work, SqlQuery):
             message["db_path"] = os.path.abspath(self.work.db_path)
         message["timeout_s"] = self.work.timeout_s or timeout_s
-        answer, body = worker.request(message)
+        answer, body = worker.request({**message, "alone": alone})
+        if answer.get("confirm"):
+            return _DOUBTFUL
         if answer["kind"] == "data":
             raise DataFault(f"sandbox: {self.name} cannot be run: {answer['detail']}")
         seconds = float(answer.get("seconds", 0.0))

@@ -27,9 +27,9 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # files and directories already reachable for reading
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "close": (3, 57),
     "close_range": (436, 436), "lseek": (8, 62), "fstat": (5, 80), "newfstatat": (262, 79), "statx": (332, 291),
-    "getdents64": (217, 61), "readlinkat": (267, 78), "faccessat": (269, 48), "faccessat2": (439, 439),
+    "getdents64": (217, 61), "faccessat": (269, 48), "faccessat2": (439, 439),
     "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "stat": (4, None), "lstat": (6, None),
-    "access": (21, None), "readlink": (89, None), "umask": (95, 166),
+    "access": (21, None), "umask": (95, 166),
     # memory
     "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233),
     "brk": (12, 214),
@@ -54,7 +54,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "eventfd": (284, None), "eventfd2": (290, 19), "epoll_create": (213, None), "epoll_create1": (291, 20),
     "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22), "poll": (7, None), "ppoll": (271, 73),
     "select": (23, None), "pselect6": (270, 72), "shutdown": (48, 210), "recvfrom": (45, 207),
-    "getsockopt": (55, 209), "setsockopt": (54, 208), "getsockname": (51, 204), "getpeername": (52, 205),
+    "getsockopt": (55, 209), "getsockname": (51, 204), "getpeername": (52, 205),
 }
 
 #: refused with EPERM, so that Python raises PermissionError; everything unnamed is refused with ENOSYS
@@ -73,6 +73,8 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424), "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97),
     "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41),
+    # links tell about files outside the allow-list, and Landlock has no say over them
+    "readlink": (89, None), "readlinkat": (267, 78),
     "bpf": (321, 280), "perf_event_open": (298, 241), "keyctl": (250, 219),
 }
 
@@ -82,6 +84,7 @@ _FCNTL = (0, 1, 2, 3, 4, 1030)                               # DUPFD GETFD SETFD
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)    # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 _PRCTL = (15, 16, 0x53564D41)                                # SET_NAME GET_NAME SET_VMA
 _AF_UNIX, _SOCK_STREAM = 1, 1
+_BUFFER_SIZES = (7, 8, 32, 33)                               # SO_SNDBUF SO_RCVBUF and their FORCE: memory beyond RLIMIT_AS
 
 #: name -> (x86_64, aarch64, checks): allowed when every check on the arguments holds, else EPERM
 CHECKED: dict[str, tuple[int | None, int | None, tuple[tuple, ...]]] = {
@@ -90,6 +93,7 @@ CHECKED: dict[str, tuple[int | None, int | None, tuple[tuple, ...]]] = {
     "clone": (56, 220, (("set", 0, _CLONE_THREAD), ("clear", 0, _CLONE_NEW))),
     "socketpair": (53, 199, (("in", 0, (_AF_UNIX,)), ("masked", 1, 0xF, _SOCK_STREAM))),
     "sendto": (44, 206, (("null", 4),)),
+    "setsockopt": (54, 208, (("out", 2, _BUFFER_SIZES),)),
     "fcntl": (72, 25, (("in", 1, _FCNTL),)),
     "ioctl": (16, 29, (("in", 1, _IOCTL),)),
     "prctl": (157, 167, (("in", 0, _PRCTL),)),
@@ -113,6 +117,9 @@ def _check(check: tuple, pid: int) -> list[Instruction]:
         return [low, (_AND, 0, 0, check[2]), (_JEQ, 1, 0, check[3]), refuse]
     if kind == "null":
         return [low, (_JEQ, 0, 2, 0), (_LD, 0, 0, _ARGS + 8 * arg + 4), (_JEQ, 1, 0, 0), refuse]
+    if kind == "out":
+        last = len(check[2]) - 1
+        return [low, *((_JEQ, last - i, int(i == last), value) for i, value in enumerate(check[2])), refuse]
     values = (pid,) if kind == "pid" else check[2]
     tests = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
     return [low, *tests, refuse]

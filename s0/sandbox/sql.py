@@ -74,7 +74,7 @@ def _harden(connection: sqlite3.Connection, deadline: float, max_bytes: int) -> 
     for limit, value in limits.items():
         connection.setlimit(limit, value)
     connection.enable_load_extension(False) if hasattr(connection, "enable_load_extension") else None
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
+    connection.set_progress_handler(lambda: time.process_time() > deadline, _PROGRESS_STEPS)
     connection.set_authorizer(_authorize)
 
 
@@ -97,7 +97,7 @@ def run(fd: int, job: dict[str, Any]) -> bytes:
     stage = "data"
     try:
         connection = _open(fd)
-        _harden(connection, time.monotonic() + job["timeout_s"], job["max_bytes"])
+        _harden(connection, time.process_time() + job["timeout_s"], job["max_bytes"])
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # a damaged file is not the query's fault
         stage = "error"
         cursor = connection.execute(job["sql"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s0.errors import SandboxError
+from s0.sandbox.watch import WALL_EXTRA_S, WALL_FACTOR
 
 #: beyond a request's own limit: starting a child (judge.STARTUP_S) and ending one that holds much memory
 _GRACE_S = 45.0
@@ -99,7 +100,9 @@ class Worker:
 
     def request(self, message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The judge's answer and its body (a query's rows). Raises WorkerDied."""
-        return self._exchange({**message, "memory": self.memory}, message["timeout_s"] + _GRACE_S)
+        return self._exchange(
+            {**message, "memory": self.memory}, WALL_FACTOR * message["timeout_s"] + WALL_EXTRA_S + _GRACE_S
+        )
 
     def _exchange(self, message: dict[str, Any], patience: float) -> tuple[dict[str, Any], bytes]:
         payload = json.dumps(message).encode()

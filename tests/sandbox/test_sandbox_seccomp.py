@@ -44,7 +44,8 @@ def decide(machine: str, number: int, *args: int, arch: int | None = None) -> in
 def number_of(machine: str, name: str) -> int:
     row = {**ALLOWED, **REFUSED, **CHECKED}[name]
     number = row[MACHINES.index(machine)]
-    assert number is not None
+    if number is None:
+        pytest.skip(f"{machine} has no {name}")
     return number
 
 
@@ -123,6 +124,11 @@ ARGUMENTS = [
     ("sendto", (3, 99, 1, 0, 0), RET_ALLOW),
     ("sendto", (3, 99, 1, 0, 0x7FFF0000), EPERM),
     ("sendto", (3, 99, 1, 0, 0x7FFF00000000), EPERM),
+    ("setsockopt", (3, 1, 2), RET_ALLOW),  # SO_REUSEADDR
+    ("setsockopt", (3, 1, 7), EPERM),  # SO_SNDBUF
+    ("setsockopt", (3, 1, 8), EPERM),
+    ("setsockopt", (3, 1, 33), EPERM),  # SO_RCVBUFFORCE
+    ("readlink", (0, 0, 0), EPERM),
     ("fcntl", (3, 1), RET_ALLOW),
     ("fcntl", (3, 1030), RET_ALLOW),
     ("fcntl", (3, 8), EPERM),  # F_SETOWN
