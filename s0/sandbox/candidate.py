@@ -23,23 +23,21 @@ import itertools  # noqa: F401
 import json
 import math  # noqa: F401
 import os
-import random
+import random  # noqa: F401
 import re  # noqa: F401
 import signal
 import socket
 import statistics  # noqa: F401
 import string  # noqa: F401
-import sys
 import threading  # noqa: F401
 import time
-import types
+import types  # noqa: F401
 import typing  # noqa: F401
 from typing import Any
 
-from s0.sandbox import isolate, seccomp, sql, wire
+from s0.sandbox import isolate, seccomp, serve, sql, wire
 
 _READ_FD, _WRITE_FD, _DATA_FD = 3, 4, 5
-_FAILED = b'["exc","MemoryError","MemoryError","out of memory"]'
 
 
 def main(argv: list[str]) -> None:
@@ -158,50 +156,5 @@ class Zygote:
         if "sql" in job:
             wire.write_frame(_WRITE_FD, sql.run(_DATA_FD, job))
         else:
-            answer_calls(job)
+            serve.answer_calls(job, _READ_FD, _WRITE_FD)
         os._exit(0)
-
-
-def _describe(exc: BaseException) -> bytes:
-    """["exc", nearest built-in class, own class, message]"""
-    if isinstance(exc, MemoryError):
-        return _FAILED
-    builtin = next(c.__name__ for c in type(exc).__mro__ if c.__module__ == "builtins")
-    try:
-        text = str(exc)[:300]
-    except BaseException as inner:
-        text = f"(no message: {type(inner).__name__})"
-    return wire.dumps(["exc", builtin, type(exc).__name__[:80], text])
-
-
-def answer_calls(job: dict[str, Any]) -> None:
-    """Execute the program, say whether that worked, then answer one call after the other."""
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module
-    random.seed(0)
-    try:
-        exec(compile(job["program"], "<solution>", "exec", dont_inherit=True), module.__dict__)
-        function = module.__dict__[job["entry_point"]]
-    except BaseException as exc:
-        exc.__traceback__ = None
-        wire.write_frame(_WRITE_FD, b"[0,%s]" % _describe(exc))
-        return
-    wire.write_frame(_WRITE_FD, b'[0,["ret",null]]')
-    while True:
-        payload = wire.read_frame(_READ_FD, 1 << 30)
-        if payload is None:
-            return
-        number, args, kwargs = wire.loads(payload)
-        answer = _answer(function, wire.unpack(args), wire.unpack(kwargs))
-        wire.write_frame(_WRITE_FD, b"[%d,%s]" % (number, answer))
-
-
-def _answer(function: Any, args: list[Any], kwargs: dict[str, Any]) -> bytes:
-    try:
-        result = function(*args, **kwargs)
-        return wire.dumps(["ret", wire.pack(result)])
-    except wire.WireError as exc:
-        return wire.dumps(["bad", str(exc)])
-    except BaseException as exc:
-        exc.__traceback__ = None  # frees what the frames hold, so that there is memory to report with
-        return _describe(exc)

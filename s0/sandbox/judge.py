@@ -26,7 +26,10 @@ from s0.sandbox.watch import MAX_THREADS, WALL_EXTRA_S, WALL_FACTOR, Watch
 
 #: how long, in seconds, a confined child or the zygote may take to come up before that is an infrastructure failure
 STARTUP_S = 30.0
-_MODULES = ("_boot.py", "candidate.py", "isolate.py", "seccomp.py", "sql.py", "wire.py")
+_MODULES = tuple(
+    f"{m}.py"
+    for m in "_boot candidate codec failures isolate operators seccomp serve sql values wire".split()  # noqa: SIM905
+)
 
 
 class Infra(Exception):
@@ -238,6 +241,7 @@ class Judge:
             outcome = {"kind": "error", "detail": f"the test itself ended with status {test_status}"}
         if outcome["kind"] == "died":
             outcome = _death(status, outcome["detail"])
+        assert watch is not None
         if watch.used > limit and outcome["kind"] not in ("timeout", "infra"):
             if request.get("alone"):
                 outcome, body = {"kind": "timeout", "detail": f"a result, but after more than {limit:g} s"}, b""

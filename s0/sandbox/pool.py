@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from s0.data import Verdict
 from s0.errors import SandboxError
 from s0.sandbox import selftest, wire
+from s0.sandbox.codec import Codec
 from s0.sandbox.jobs import DataFault, PythonCheck, SqlQuery, SqlResult
 from s0.sandbox.worker import Settings, Worker, WorkerDied
 
@@ -294,7 +295,7 @@ def _sql_result(body: bytes, db_path: str, seconds: float, tier: str) -> SqlResu
     try:
         answer = wire.loads(body)
         kind, columns = answer["kind"], answer["columns"]
-        rows = [tuple(row) for row in wire.unpack(answer["rows"])]
+        rows = [tuple(row) for row in Codec().unpack(answer["rows"])]
         if kind == "data":
             raise SandboxError(f"sandbox: database {db_path}: {wire.one_line(answer['detail'])}")
         if kind not in ("ok", "error", "timeout", "memory") or type(columns) is not int:

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from s0.sandbox import wire
+from s0.sandbox.codec import Codec
 
 _ALLOWED = {
     sqlite3.SQLITE_SELECT,
@@ -80,6 +81,7 @@ def _harden(connection: sqlite3.Connection, deadline: float, max_bytes: int) -> 
 
 def _fetch(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> list[list[Any]]:
     rows: list[list[Any]] = []
+    codec = Codec()
     size = 0
     for row in cursor:
         size += _CELL_BYTES * (len(row) + 1) + sum(len(v) for v in row if type(v) in (str, bytes))
@@ -87,7 +89,7 @@ def _fetch(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> list[list[A
             raise _TooLarge(f"more than {max_rows} rows")
         if size > max_bytes:
             raise _TooLarge(f"more than {max_bytes} bytes")
-        rows.append([wire.pack(v) for v in row])
+        rows.append([codec.pack(v) for v in row])
     return rows
 
 

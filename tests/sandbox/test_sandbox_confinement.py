@@ -397,7 +397,15 @@ def test_details_carry_no_control_codes(auto: Sandbox) -> None:
 
 
 def test_many_checks_leak_no_descriptors(sandbox: Sandbox) -> None:
-    bad = [increment(c) for c in ("    return x + 1\n", "    import os; os._exit(1)\n", "    return 'x' * (9 << 20)\n")]
+    bad = [
+        increment(c)
+        for c in (
+            "    return x + 1\n",
+            "    import os; os._exit(1)\n",
+            "    return 'x' * (9 << 20)\n",
+            "    return (i for i in [x])\n",
+        )
+    ]
     sandbox.map(bad)
     if os.geteuid():
         pytest.skip("only root may look into the judges: they hide from everybody else")

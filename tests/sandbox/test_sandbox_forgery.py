@@ -111,6 +111,9 @@ wire = sys.modules.get("s0.sandbox.wire")
 if wire:
     wire.pack = lambda value, depth=0: {"o": "x"}
     wire.dumps = lambda node: b'["ret",{"kind":"pass"}]'
+serve = sys.modules.get("s0.sandbox.serve")
+if serve:
+    serve.Server._reply = lambda self, result, out: b'["pass",{"kind":"pass"},[],[],""]'
 """,
     "raise_stopiteration": "    raise StopIteration\n",
     "raise_assertionerror": "    raise AssertionError\n",
@@ -132,7 +135,7 @@ for fd in range(256):
     "answer_before_asked": """    return 0
 import os
 for number in range(1, 5):
-    frame = b'[%d,["pass",null]]' % number
+    frame = b'[%d,"ret",2,[],[],""]' % number
     os.write(4, len(frame).to_bytes(4, "big") + frame)
 """,
     "exit_after_forging": """    import os
@@ -209,35 +212,65 @@ def test_one_check_leaves_nothing_for_the_next(sandbox: Sandbox) -> None:
 
 
 PROTOCOL = {
-    "huge_int": ("    return 1 << (1 << 28)\n", "protocol"),
+    "huge_int": ("    return 1 << (1 << 28)\n", "wrong"),
     "int_of_many_digits": ("    return 7 ** 20000\n", "wrong"),
-    "deep_list": ("    a = []\n    for _ in range(100000): a = [a]\n    return a\n", "protocol"),
-    "self_containing_list": ("    a = []\n    a.append(a)\n    return a\n", "protocol"),
-    "self_containing_dict": ("    a = {}\n    a[1] = a\n    return a\n", "protocol"),
-    "huge_string": ("    return 'x' * (20 << 20)\n", "protocol"),
-    "huge_list": ("    return [0] * 8_000_000\n", "protocol"),
-    "endless_generator": ("    return iter(int, 1) if False else (i for i in iter(int, 1))\n", "protocol"),
+    "deep_list": ("    a = []\n    for _ in range(100000): a = [a]\n    return a\n", "wrong"),
+    "self_containing_list": ("    a = []\n    a.append(a)\n    return a\n", "wrong"),
+    "self_containing_dict": ("    a = {}\n    a[1] = a\n    return a\n", "wrong"),
+    "huge_string": ("    return 'x' * (70 << 20)\n", "wrong"),
+    "huge_list": ("    return [0] * 8_000_000\n", "wrong"),
+    "endless_generator": ("    return iter(int, 1) if False else (i for i in iter(int, 1))\n", "wrong"),
     "lone_surrogate": ("    return '\\ud800'\n", "wrong"),
-    "unhashable_set": ('    import os\n    w(b\'[1,["ret",{"s":[[1]]}]]\')\n', "protocol"),
-    "unhashable_key": ('    w(b\'[1,["ret",{"d":[[[1],2]]}]]\')\n', "protocol"),
-    "unknown_tag": ('    w(b\'[1,["ret",{"py/object":"os.system"}]]\')\n', "protocol"),
-    "bare_nan": ("    w(b'[1,[\"ret\",NaN]]')\n", "protocol"),
-    "deep_json": ("    w(b'[1,[\"ret\",' + b'[' * 100000 + b']' * 100000 + b']]')\n", "protocol"),
-    "digits_json": ("    w(b'[1,[\"ret\",' + b'9' * 100000 + b']]')\n", "protocol"),
-    "not_json": ("    w(b'\\xff\\xfe')\n", "protocol"),
-    "not_a_list": ("    w(b'{}')\n", "protocol"),
-    "wrong_number": ("    w(b'[7,[\"ret\",2]]')\n", "protocol"),
-    "boolean_number": ("    w(b'[true,[\"ret\",2]]')\n", "protocol"),
-    "unknown_answer": ("    w(b'[1,[\"pass\"]]')\n", "protocol"),
-    "empty_answer": ("    w(b'')\n", "protocol"),
+    "unhashable_set": ("    w({'s': [None, [[1]]]})\n", "protocol"),
+    "unhashable_key": ("    w({'d': [None, [[1], 2]]})\n", "protocol"),
+    "half_a_pair": ("    w({'d': [None, [1]]})\n", "protocol"),
+    "unknown_tag": ("    w({'py/object': 'os.system'})\n", "protocol"),
+    "class_by_any_name": ("    w({'class': 'os.system'})\n", "protocol"),
+    "class_of_the_prompt_that_is_none": ("    w({'O': ['check', []]})\n", "protocol"),
+    "pickled": ("    w({'pickle': '80049595'})\n", "protocol"),
+    "object_of_the_test_never_given": ("    w({'x': 0})\n", "protocol"),
+    "unknown_reference": ("    w({'@': 999})\n", "protocol"),
+    "handle_that_can_anything": (
+        "    w({'h': [7, 0, {'name': 'x', 'can': ['__class__', '__del__'], 'base': None, 'inherited': [], 'unhashable': 0,"
+        " 'is': None}, 0]})\n",
+        "protocol",
+    ),
+    "handle_without_a_type": ("    w({'h': [7, 0, None, 0]})\n", "protocol"),
+    "handle_that_is_never_answered": (
+        "    w({'h': [7, 0, {'name': 'x', 'can': ['__eq__'], 'base': 'int', 'inherited': ['__eq__'], 'unhashable': 0,"
+        " 'is': None}, 0]})\n",
+        "error",
+    ),
+    "named_tuple_of_code": ("    w({'N': ['x', ['a=1):\\n import os\\n#'], [1]]})\n", "protocol"),
+    "bare_nan": ('    raw(b\'[1,"ret",NaN,[],[],""]\')\n', "protocol"),
+    "deep_json": ("    raw(b'[1,\"ret\",' + b'[' * 100000 + b']' * 100000 + b',[],[],\"\"]')\n", "protocol"),
+    "digits_json": ("    raw(b'[1,\"ret\",' + b'9' * 100000 + b',[],[],\"\"]')\n", "protocol"),
+    "not_json": ("    raw(b'\\xff\\xfe')\n", "protocol"),
+    "not_a_list": ("    raw(b'{}')\n", "protocol"),
+    "wrong_number": ('    raw(b\'[7,"ret",2,[],[],""]\')\n', "protocol"),
+    "boolean_number": ('    raw(b\'[true,"ret",2,[],[],""]\')\n', "protocol"),
+    "unknown_answer": ('    raw(b\'[1,"pass",2,[],[],""]\')\n', "protocol"),
+    "short_answer": ("    raw(b'[1,\"ret\",2]')\n", "protocol"),
+    "changes_of_unknown_objects": ('    raw(b\'[1,"ret",2,[[5,[1]]],[],""]\')\n', "protocol"),
+    "malformed_changes": ('    raw(b\'[1,"ret",2,7,[],""]\')\n', "protocol"),
+    "keeps_unknown_objects": ('    raw(b\'[1,"ret",2,[],[5],""]\')\n', "protocol"),
+    "asks_for_what_it_was_never_given": ('    raw(b\'["ask","__call__",0,[],[],[]]\')\n', "protocol"),
+    "asks_malformed": ("    raw(b'[\"ask\",[],{},7,[[]],0]')\n", "protocol"),
+    "empty_answer": ("    raw(b'')\n", "protocol"),
     "announced_4_gib": ("    import os; os.write(4, b'\\xff\\xff\\xff\\xff'); return x + 1\n", "protocol"),
     "half_a_frame": ("    import os; os.write(4, b'\\0\\0\\1\\0abc'); os._exit(0)\n", "error"),
-    "exception_of_any_class": ('    w(b\'[1,["exc","exec","eval","1"]]\')\n', "error"),
-    "exception_base_class": ('    w(b\'[1,["exc","SystemExit","SystemExit","0"]]\')\n', "error"),
-    "exception_not_strings": ("    w(b'[1,[\"exc\",1,[],{}]]')\n", "protocol"),
-    "iterator_bomb": ('    w(b\'[1,["ret",{"r":[0,1000000000000,1]}]]\')\n', "wrong"),
+    "exception_of_any_class": ("    w({'e': [{'class': 'exec'}, ['1'], [], '1']}, 'exc')\n", "protocol"),
+    "exception_that_is_a_class": ("    w({'e': [{'class': 'int'}, [1], [], '1']}, 'exc')\n", "protocol"),
+    "exception_base_class": ("    w({'e': [{'class': 'SystemExit'}, [0], [], '0']}, 'exc')\n", "error"),
+    "exception_that_is_a_value": ("    w(2, 'exc')\n", "protocol"),
+    "exception_not_strings": ("    w({'e': [1, [], {}, 3]}, 'exc')\n", "protocol"),
+    "iterator_bomb": ("    w({'r': [0, 1000000000000, 1]})\n", "wrong"),
+    "cannot_be_handed_over": ("    w('x', 'bad')\n", "unjudged"),
 }
-_WRITER = "import os\ndef w(b): os.write(4, len(b).to_bytes(4, 'big') + b); os._exit(0)\n"
+_WRITER = """import os, json
+def raw(b): os.write(4, len(b).to_bytes(4, 'big') + b); os._exit(0)
+def w(node, kind='ret'): raw(json.dumps([1, kind, node, [], [], '']).encode())
+"""
 
 
 @pytest.mark.parametrize("name", PROTOCOL)
