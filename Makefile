@@ -10,7 +10,7 @@ RERUN  ?= 0
 SCALE  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint bench bench-gpu paper tiny constraints clean
+.PHONY: help run test test-all lint bench bench-gpu paper tiny constraints clean
 
 help: ## this list
 	@grep -E '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,11 +30,11 @@ $(VENV)/.test: $(VENV)/.run
 run: $(VENV)/.run ## set up, then run the main job (embedded model and benchmark, CPU, minutes); ARGS="model=... seed=..."
 	$(BIN)/python run.py $(ARGS)
 
-test: $(VENV)/.test ## set up, then run all tests
-	$(BIN)/python -m pytest $(ARGS)
-
-test-fast: $(VENV)/.test ## the tests that take seconds
+test: $(VENV)/.test ## set up, then run the tests (all but those marked slow; under 10 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/.test ## set up, then run every test (ARGS="-m slow": only what `make test` leaves out)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	$(BIN)/ruff check .
