@@ -49,6 +49,31 @@ class _Normalise(torch.autograd.Function):
         return (dy - y * along).mul_(inverse * ctx.scale), None
 
 
+def _updates(k: Tensor, v: Tensor, c: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+    """The system of one chunk and its solution U (last): what every token adds to the state along its key, [N, T, V]."""
+    e, bt, kt = c.exp().unsqueeze(-1), b.unsqueeze(-1), k.transpose(-1, -2)
+    # above the diagonal the exponent is positive and may overflow: cut there, and dropped below
+    decay = (c.unsqueeze(-1) - c.unsqueeze(-2)).clamp_(max=0).exp_()
+    kk = torch.bmm(k, kt).mul_(decay)
+    system = kk * bt  # only what is below the diagonal is read
+    held = torch.bmm(k, start).mul_(e)
+    error = v - held
+    u = torch.linalg.solve_triangular(system, error * bt, upper=False, unitriangular=True)
+    return decay, kk, system, held, error, u
+
+
+def chunk_writes(k: Tensor, v: Tensor, g: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """What every token of one chunk adds to the state, S_t = exp(g_t) S_{t-1} + k_t u_t', and the state after it.
+
+    fp32, no gradients: k [N, T, K] as the rule uses it (normalised), v [N, T, V], g and b [N, T], start [N, K, V]
+    -> u [N, T, V], state [N, K, V]."""
+    with torch.no_grad():
+        c = g.cumsum(1)
+        u = _updates(k, v, c, b, start)[-1]
+        kept = k * (c[:, -1:] - c).exp().unsqueeze(-1)
+        return u, torch.baddbmm(start * c[:, -1:].exp().unsqueeze(-1), kept.transpose(-1, -2), u)
+
+
 class _Chunk(torch.autograd.Function):
     """One chunk, fp32: q, k [N, T, K] (normalised and scaled), v [N, T, V], c and b [N, T], start [N, K, V]
     -> outputs [N, T, V] and, unless `last`, the next state [N, K, V]."""
@@ -57,15 +82,8 @@ class _Chunk(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, c: Tensor, b: Tensor, start: Tensor, last: bool
     ) -> tuple[Tensor, Tensor | None]:
-        e, bt, kt = c.exp().unsqueeze(-1), b.unsqueeze(-1), k.transpose(-1, -2)
-        # above the diagonal the exponent is positive and may overflow: cut there, and dropped below
-        decay = (c.unsqueeze(-1) - c.unsqueeze(-2)).clamp_(max=0).exp_()
-        kk = torch.bmm(k, kt).mul_(decay)
-        qk = torch.bmm(q, kt).mul_(decay).tril_()
-        system = kk * bt  # only what is below the diagonal is read
-        held = torch.bmm(k, start).mul_(e)
-        error = v - held
-        u = torch.linalg.solve_triangular(system, error * bt, upper=False, unitriangular=True)
+        e, (decay, kk, system, held, error, u) = c.exp().unsqueeze(-1), _updates(k, v, c, b, start)
+        qk = torch.bmm(q, k.transpose(-1, -2)).mul_(decay).tril_()
         read = torch.bmm(q, start).mul_(e)
         out = torch.baddbmm(read, qk, u)
         after = None

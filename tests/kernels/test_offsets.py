@@ -13,6 +13,14 @@ from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 
 from s0.kernels.offsets import decayed_counts, delta_chunk, delta_step, mamba_chunk, mamba_step
+from s0.kernels.taps import KernelCall
+from s0.state.recurrences import GATED_DELTA_NET
+
+
+def _through(
+    function: Any, module: Any, kernel: Any, o: Tensor, tokens: Tensor | None, mode: str, *args: Any, **kw: Any
+) -> Any:
+    return function(KernelCall(0, GATED_DELTA_NET, module, kernel, False, tokens, args, kw), o, mode)
 
 
 @pytest.mark.parametrize("channels", [1, 6])
@@ -79,7 +87,8 @@ def _delta_reference(x: dict[str, Tensor], mode: str, tokens: Tensor | None) -> 
 
 def _call(wrapper: Any, module: Any, kernel: Any, x: dict[str, Tensor], mode: str, tokens: Tensor | None) -> Any:
     names = [n for n in x if n != "o"]
-    return wrapper(
+    return _through(
+        wrapper,
         module,
         kernel,
         x["o"],
@@ -185,7 +194,8 @@ def _mamba_reference(x: dict[str, Tensor], mode: str, limit: tuple[float, float]
 def test_mamba2_equals_the_recurrence_with_gradients(length: int, limit: tuple[float, float], mode: str) -> None:
     mine = {n: t.requires_grad_() for n, t in _mamba_inputs(length).items()}
     theirs = {n: t.detach().clone().requires_grad_() for n, t in mine.items()}
-    out, state = mamba_chunk(
+    out, state = _through(
+        mamba_chunk,
         falcon,
         falcon.mamba2_chunk_scan,
         mine["o"],
@@ -216,7 +226,8 @@ def test_mamba2_one_token_at_a_time_updates_the_state_in_place(mode: str, gated:
     z = torch.randn(2, 9, 4, 6)
     state, out = x["initial_states"].clone(), []
     for t in range(9):
-        y = mamba_step(
+        y = _through(
+            mamba_step,
             falcon,
             falcon.mamba2_selective_state_update,
             x["o"],

@@ -15,7 +15,7 @@ from torch import Tensor
 from s0.engines import make_engine
 from s0.engines.base import Request
 from s0.errors import ArchitectureError, S0Error
-from s0.kernels.offsets import KERNELS, Offsets
+from s0.kernels.offsets import Offsets
 from s0.state.cache import S0Cache, TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
@@ -170,7 +170,7 @@ def test_kernels_are_restored_after_an_exception_inside_a_layer() -> None:
     model = build("qwen3_5")
     layout = describe(model)
     module = sys.modules[type(layout.mixers[0]).__module__]
-    before = {n: getattr(module, n) for n in KERNELS["gated_delta_net"] if n}
+    before = {n: getattr(module, n) for n in (layout.family.recurrence.chunk, layout.family.recurrence.step)}
     wrong = {i: torch.zeros(1, 2, 3, 4) for i in layout.layers}
     with pytest.raises(RuntimeError), Offsets(layout, wrong):
         model(input_ids=tokens(1, 6))
