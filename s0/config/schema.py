@@ -145,8 +145,15 @@ class WandbTracking(TrackingConfig):
 @dataclass(frozen=True)
 class SandboxSettings:
     workers: int | None = setting(None, "judging processes (null: one per core)", low=1, high=1024, result=False)
-    memory_mb: int = setting(1024, "limit of a candidate's memory", low=64, unit="MB")
+    memory_mb: int = setting(1024, "limit of a candidate's memory", low=128, unit="MB")
     allow_unisolated: bool = setting(False, "judge without isolation where none works; named in every record")
+    judge: str = setting(
+        "separate",
+        "separate: tests in a process of their own; inside: in the candidate's, forgeable, named in every record",
+        choices=["separate", "inside"],
+    )
+    packages: list[str] = setting(help="installed packages that tests may import, such as numpy", factory=list)
+    answer_packages: bool = setting(False, "answers may import them, too")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,14 @@ class Resources:
             from s0.sandbox import Sandbox
 
             s = self.sandbox_settings
-            self._sandbox = Sandbox(workers=s.workers, memory_mb=s.memory_mb, allow_unisolated=s.allow_unisolated)
+            self._sandbox = Sandbox(
+                workers=s.workers,
+                memory_mb=s.memory_mb,
+                allow_unisolated=s.allow_unisolated,
+                judge=s.judge,  # type: ignore[arg-type]
+                packages=s.packages,
+                answer_packages=s.answer_packages,
+            )
             self._sandbox.__enter__()
         return self._sandbox
 

@@ -35,7 +35,7 @@ import types  # noqa: F401
 import typing  # noqa: F401
 from typing import Any
 
-from s0.sandbox import isolate, seccomp, serve, sql, wire
+from s0.sandbox import isolate, packages, seccomp, serve, sql, wire
 
 _READ_FD, _WRITE_FD, _DATA_FD = 3, 4, 5
 
@@ -74,6 +74,7 @@ class Zygote:
                     mechanisms.append("landlock")
                 except OSError as exc:
                     problems.append(f"landlock: {exc}")
+        packages.load(settings["packages"])
         gc.collect()
         gc.freeze()
         self._reply(mechanisms=mechanisms, problems=problems)

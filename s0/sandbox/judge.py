@@ -21,15 +21,19 @@ import time
 import traceback
 from typing import Any
 
-from s0.sandbox import bwrap, conversation, isolate, paths, seccomp, wire
+from s0.sandbox import bwrap, conversation, isolate, packages, paths, seccomp, wire
 from s0.sandbox.watch import MAX_THREADS, WALL_EXTRA_S, WALL_FACTOR, Watch
 
 #: how long, in seconds, a confined child or the zygote may take to come up before that is an infrastructure failure
 STARTUP_S = 30.0
 _MODULES = tuple(
     f"{m}.py"
-    for m in "_boot candidate codec failures isolate operators seccomp serve sql values wire".split()  # noqa: SIM905
+    for m in "_boot candidate codec failures isolate operators packages seccomp serve sql values wire".split()  # noqa: SIM905
 )
+
+
+#: address space, in bytes, that loaded packages take before the candidate starts
+_PACKAGES = 512 << 20
 
 
 class Infra(Exception):
@@ -108,11 +112,18 @@ class Judge:
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings
         self.problems: list[str] = []
-        self.allowed = paths.allowed() if settings["isolate"] else paths.Allowed([], [])
+        nothing = paths.Allowed([], [])
+        self.allowed = paths.allowed(settings["candidate_packages"]) if settings["isolate"] else nothing
         self.mechanisms = self._start_in_namespaces(settings["bwrap"]) or self._start_zygote(None)
+        same = settings["packages"] == settings["candidate_packages"] or not settings["isolate"]
+        readable = self.allowed if same else paths.allowed(settings["packages"])
+        try:
+            packages.load(settings["packages"])
+        except ImportError as exc:
+            raise BadData(str(exc)) from None
         self.guard = conversation.Guard(
             seccomp.Filter(isolate.machine()) if "seccomp" in self.mechanisms else None,
-            isolate.ruleset(*self.allowed) if "landlock" in self.mechanisms else None,
+            isolate.ruleset(*readable) if "landlock" in self.mechanisms else None,
         )
 
     def _start_in_namespaces(self, program: str | None) -> list[str]:
@@ -146,6 +157,7 @@ class Judge:
             "landlock": self.settings["landlock"],
             "readable": self.allowed.readable,
             "listable": self.allowed.listable,
+            "packages": self.settings["candidate_packages"],
         }
         try:
             payload = json.dumps(settings).encode()
@@ -188,7 +200,7 @@ class Judge:
         up_r, up_w = os.pipe()
         result_r, result_w = os.pipe()
         order = {
-            "memory": self.settings["memory"] + extra,
+            "memory": self.settings["memory"] + extra + (_PACKAGES if self.settings["candidate_packages"] else 0),
             "cpu": conversation.cpu_limit(request["timeout_s"]),
         }
         try:

@@ -13,6 +13,8 @@ import sys
 import sysconfig
 from typing import NamedTuple
 
+from s0.sandbox import packages
+
 _SYSTEM = ("/etc/localtime", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _FOREIGN = ("site-packages", "dist-packages", "test", "idlelib", "turtledemo", "ensurepip")
@@ -64,13 +66,14 @@ def _import_extensions() -> None:
         ctypes.CDLL("libgcc_s.so.1")
 
 
-def _libraries() -> list[str]:
+def _libraries(named: dict[str, list[str]]) -> list[str]:
     """Runs in a child process: importing every extension module is not something a warm worker should carry around."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             _import_extensions()
+            packages.load(named)
             with open(writer, "w") as file:
                 json.dump(_loaded_libraries(), file)
         finally:
@@ -82,12 +85,13 @@ def _libraries() -> list[str]:
     return json.loads(text) if text else _loaded_libraries()
 
 
-def allowed() -> Allowed:
-    """The allow-list of this machine's interpreter (Linux only)."""
+def allowed(named: dict[str, list[str]]) -> Allowed:
+    """The allow-list of this machine's interpreter and the packages in `named` (`packages.locate`); Linux only."""
     readable = [sys.executable, os.path.realpath(sys.executable)]
     stdlib = _stdlib_dirs()
     for directory in stdlib:
         readable += [os.path.join(directory, e) for e in sorted(os.listdir(directory)) if e not in _FOREIGN]
-    readable += _libraries()
+    readable += packages.folders(named)
+    readable += _libraries(named)
     readable += [p for p in _SYSTEM + DEVICES if os.path.exists(p)]
     return Allowed(list(dict.fromkeys(readable)), stdlib)

@@ -12,7 +12,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, Self
 
@@ -21,6 +21,7 @@ from s0.errors import SandboxError
 from s0.sandbox import selftest, wire
 from s0.sandbox.codec import Codec
 from s0.sandbox.jobs import DataFault, PythonCheck, SqlQuery, SqlResult
+from s0.sandbox.packages import locate
 from s0.sandbox.worker import Settings, Worker, WorkerDied
 
 Tier = Literal["auto", "landlock", "bwrap", "reduced"]
@@ -39,6 +40,10 @@ class Sandbox:
         allow_unisolated: accept a machine that cannot isolate; the tier then begins with "reduced".
         tier: "auto" uses all mechanisms that work; "landlock" and "bwrap" only that one beside seccomp; "reduced" none
             (needs `allow_unisolated`).
+        judge: "separate" runs the tests in a process of their own; "inside" in the candidate's, as the official harness
+            does: confined all the same, but a program can then forge its verdict. Named in the tier.
+        packages: installed packages that tests may import; everything else outside the standard library is hidden.
+        answer_packages: programs may import them, too.
 
     Raises SandboxError for impossible arguments; every other failure of the machinery is raised by the job's result.
     """
@@ -50,6 +55,9 @@ class Sandbox:
         memory_mb: int = 1024,
         allow_unisolated: bool = False,
         tier: Tier = "auto",
+        judge: Literal["separate", "inside"] = "separate",
+        packages: Sequence[str] = (),
+        answer_packages: bool = False,
     ):
         if workers is not None and workers < 1:
             raise SandboxError(f"sandbox.workers={workers}: must be at least 1, or null for one per CPU")
@@ -63,7 +71,13 @@ class Sandbox:
             raise SandboxError("sandbox.tier='reduced': runs code unconfined; set allow_unisolated=true to accept that")
         self.workers = workers or os.cpu_count() or 1
         self.timeout_s = timeout_s
-        self._settings = Settings(tier, memory_mb, allow_unisolated)
+        if judge not in ("separate", "inside"):
+            raise SandboxError(f"sandbox.judge={judge!r}: must be separate or inside")
+        try:
+            located = locate(packages)
+        except LookupError as exc:
+            raise SandboxError(f"sandbox.packages={list(packages)}: {exc}; install it, or leave it out") from None
+        self._settings = Settings(tier, memory_mb, allow_unisolated, judge, located, answer_packages)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()

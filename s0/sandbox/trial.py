@@ -81,7 +81,7 @@ class Session:
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
-    def load(self, program: str, entry_point: str, prompt: str) -> None:
+    def load(self, program: str, entry_point: str, prompt: str, inside: bool = False) -> None:
         """Hand over the program; `loaded` waits for the outcome, so that both sides set up at the same time."""
         shared = re.findall(
             r"^class[ \t]+(\w+)|^(\w+)[ \t]*=[ \t]*[\w.]*(?:[nN]amed_?[tT]uple|Enum|Flag|dataclass)\(", prompt, re.M
@@ -89,6 +89,7 @@ class Session:
         job = {
             "program": program,
             "entry_point": entry_point,
+            "inside": inside,
             "prompt_lines": prompt.count("\n") + 1,
             "shared": [a or b for a, b in shared],
         }
@@ -106,8 +107,7 @@ class Session:
         text = _text(exc)
         if isinstance(exc, KeyError) and text.startswith("'"):
             text = f"{text} (is the function defined?)"
-        if isinstance(exc, ModuleNotFoundError):
-            text += _HINT.format(name=exc.name)
+        text += _hint(exc, answers=True)
         raise self.abort("memory" if isinstance(exc, MemoryError) else "error", f"{type(exc).__name__}: {text}")
 
     def _send(self, payload: bytes) -> None:
@@ -262,7 +262,13 @@ class Session:
         return found
 
 
-_HINT = " (installed packages are hidden: sandbox.packages=[{name}] shows one to the tests)"
+def _hint(exc: BaseException, answers: bool) -> str:
+    """What to do about an import of a package that is hidden."""
+    if not isinstance(exc, ModuleNotFoundError) or not exc.name:
+        return ""
+    name = wire.one_line(exc.name.partition(".")[0], 60)
+    more = " with sandbox.answer_packages=true" if answers else ""
+    return f" (installed packages are hidden: sandbox.packages=[{name}]{more} shows one)"
 
 
 def _text(exc: BaseException) -> str:
@@ -335,13 +341,14 @@ def _bound(source: str) -> set[str]:
 
 
 def _described(exc: BaseException) -> str:
-    hint = _HINT.format(name=exc.name) if isinstance(exc, ModuleNotFoundError) else ""
-    return f"{type(exc).__name__}: {_text(exc)}{hint}"
+    return f"{type(exc).__name__}: {_text(exc)}{_hint(exc, answers=False)}"
 
 
 def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
     """{"kind", "detail"}, to be called after "ready". Besides the verdict kinds there are "died", which asks the caller
     to look at how the candidate ended, and "data", where the data set itself is at fault."""
+    if check.get("inside"):
+        return _judged_inside(session, check)
     session.expects_stop = "StopIteration" in check["test"] or "StopAsyncIteration" in check["test"]
     _follow_seeds(session)
     try:
@@ -371,6 +378,20 @@ def judge(session: Session, check: dict[str, str]) -> dict[str, str]:
     return outcome
 
 
+def _judged_inside(session: Session, check: dict[str, str]) -> dict[str, str]:
+    """The official way: program and test are one program, and the candidate's process says how it ended."""
+    program = f"{check['prompt']}{check['completion']}\n{check['test']}\n"
+    try:
+        session.load(program, check["entry_point"], check["prompt"], inside=True)
+        session.loaded()
+    except Abort:
+        assert session.fatal is not None
+        if session.fatal["detail"].startswith("AssertionError"):
+            session.fatal["kind"] = "wrong"
+        return session.fatal
+    return {"kind": "pass", "detail": ""}
+
+
 def _follow_seeds(session: Session) -> None:
     """A test that seeds `random` means the program's numbers as well."""
     random.seed(0)
@@ -388,7 +409,7 @@ def _outcome(exc: BaseException, session: Session) -> dict[str, str]:
     text = _text(exc)
     if exc is session.raised:
         name = "" if isinstance(exc, CandidateError) else f"{type(exc).__name__}: "
-        return {"kind": "error", "detail": wire.one_line(f"{name}{text}")}
+        return {"kind": "error", "detail": wire.one_line(f"{name}{text}{_hint(exc, answers=True)}")}
     if isinstance(exc, AssertionError):
         return {"kind": "wrong", "detail": wire.one_line(text)}
     return {"kind": "wrong", "detail": wire.one_line(f"the test met {type(exc).__name__}: {text}")}

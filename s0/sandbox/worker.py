@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from s0.errors import SandboxError
@@ -24,6 +24,9 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     # Thread arenas reserve address space, which the limit counts.
     "MALLOC_ARENA_MAX": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
     "HOME": "/",
@@ -42,6 +45,11 @@ class Settings:
     tier: str
     memory_mb: int
     allow_unisolated: bool
+    #: "separate": tests and candidate in processes of their own; "inside": the tests run in the candidate's
+    judge: str = "separate"
+    #: name -> files, see packages.locate
+    packages: dict[str, list[str]] = field(default_factory=dict)
+    answer_packages: bool = False
 
     def to_judge(self) -> dict[str, Any]:
         isolate = self.tier != "reduced"
@@ -51,6 +59,8 @@ class Settings:
             "landlock": isolate and self.tier != "bwrap",
             "bwrap": shutil.which("bwrap") if use_bwrap else None,
             "memory": self.memory_mb << 20,
+            "packages": self.packages,
+            "candidate_packages": self.packages if self.answer_packages or self.judge == "inside" else {},
         }
 
 
@@ -89,7 +99,8 @@ class Worker:
         if "mechanisms" not in hello:
             self.close()
             raise SandboxError(f"sandbox: the worker process does not start ({hello.get('detail')})")
-        self.tier = tier_name(hello["mechanisms"])
+        self.inside = settings.judge == "inside"
+        self.tier = tier_name(hello["mechanisms"]) + (", judged inside" if self.inside else "")
         if self.tier.startswith("reduced") and not settings.allow_unisolated:
             self.close()
             why = "; ".join(hello["problems"]) or f"{sys.platform} offers no isolation this sandbox can use"
@@ -101,7 +112,8 @@ class Worker:
     def request(self, message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The judge's answer and its body (a query's rows). Raises WorkerDied."""
         return self._exchange(
-            {**message, "memory": self.memory}, WALL_FACTOR * message["timeout_s"] + WALL_EXTRA_S + _GRACE_S
+            {**message, "memory": self.memory, "inside": self.inside},
+            WALL_FACTOR * message["timeout_s"] + WALL_EXTRA_S + _GRACE_S,
         )
 
     def _exchange(self, message: dict[str, Any], patience: float) -> tuple[dict[str, Any], bytes]:
