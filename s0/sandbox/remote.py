@@ -56,6 +56,9 @@ class Remote:
     def __getattr__(self, name: str) -> Any:
         if name == "__signature__":
             raise self._s0_session.unjudged("the test inspects the candidate's signature")
+        if name in operators.PREDICATES and not self._s0_session.trusts_objects and not type(self)._s0_is:
+            what = f"the test asks an object of the candidate's class {type(self).__name__} for {name!r}"
+            raise self._s0_session.unjudged(what)
         return self._s0_session.ask("getattr", self, [name])
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -200,6 +200,83 @@ def test_other_forms_of_tests(auto: Sandbox, name: str, test: str, name_of_retur
     assert verdict.kind == "pass" if tolerated else verdict.kind in ("wrong", "error"), verdict
 
 
+#: objects that would approve of, or learn, a value of the test, were they asked: completion of f(x), the test's assertion
+_LEARNS = """    return known[0] if known else L()
+known = []
+class L:
+    def __eq__(self, other):
+        known.append(other)
+        return False
+    __hash__ = object.__hash__
+    def __lt__(self, other): return self == other
+    __gt__ = __le__ = __ge__ = __ne__ = __sub__ = __rsub__ = __add__ = __contains__ = __lt__
+"""
+_APPROVES = """    return A(x)
+class A:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return type(other) is {kind} and other != self.secret()
+    def secret(self): return None
+    __hash__ = object.__hash__
+    def __contains__(self, other): return type(other) is {kind}
+    startswith = endswith = isdigit = issubset = is_integer = lambda self, *other: True
+    def __lt__(self, other): return type(other) is {kind} or NotImplemented
+    __gt__ = __le__ = __ge__ = __lt__
+    def __sub__(self, other): return 0 if type(other) is {kind} else NotImplemented
+    __rsub__ = __sub__
+"""
+ASKING = {
+    "asked_again_until_it_knows": (_LEARNS, "assert any(f(1) == 2 for _ in range(5))"),
+    "caught_and_asked_again": (
+        _LEARNS,
+        "try:\n        assert f(1) == 2\n    except BaseException: pass\n    assert f(1) == 2",
+    ),
+    "searched_in_a_list": (_LEARNS, "[f(1) in [2] for _ in range(3)]\n    assert f(1) == 2"),
+    "sorted_with_a_value": (_LEARNS, "sorted([f(1), 2, f(1)])\n    assert f(1) == 2"),
+    "approves_by_type": (_APPROVES.format(kind="int"), "assert f(1) == 2"),
+    "approves_from_the_right": (_APPROVES.format(kind="int"), "assert 2 == f(1)"),
+    "approves_a_member": (_APPROVES.format(kind="int"), "assert 2 in f(1)"),
+    "approves_an_order": (_APPROVES.format(kind="int"), "assert f(1) < 3"),
+    "approves_a_difference": (_APPROVES.format(kind="int"), "assert abs(f(1) - 2) < 1e-6"),
+    "approves_a_text": (_APPROVES.format(kind="str"), "assert f(1) == 'two'"),
+    "approves_a_list": (_APPROVES.format(kind="list"), "assert f(1) == [2]"),
+    "predicate_of_text": (_APPROVES.format(kind="int"), "assert f(1).startswith('ab')"),
+    "predicate_of_digits": (_APPROVES.format(kind="int"), "assert f(1).isdigit()"),
+    "predicate_of_sets": (_APPROVES.format(kind="int"), "assert f(1).issubset({1, 2})"),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_an_object_is_neither_shown_nor_asked_about_values_of_the_test(auto: Sandbox, name: str) -> None:
+    completion, assertion = ASKING[name]
+    verdict = auto.check(PythonCheck("def f(x):\n", completion, f"def check(f):\n    {assertion}\n", "f", 20))
+    assert verdict.kind in ("wrong", "error", "unjudged"), verdict
+
+
+#: what the candidate may reach through an object or function the test hands it
+REACHES = {
+    "globals_of_a_function": "g.__globals__",
+    "class_of_an_object": "o.__class__.__init__.__globals__ if type(o).__name__ == 'O' else 0",
+    "private_attribute": "o._secret",
+    "dunder_dict": "o.__dict__['_secret']",
+    "code_of_a_method": "o.public.__func__",
+    "attribute_of_a_function": "g.expected",
+}
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_what_the_test_hands_out_opens_no_door(auto: Sandbox, name: str) -> None:
+    completion = f"    try: return {REACHES[name]} and 2\n    except Exception: return None\n"
+    test = """class O:
+    _secret = 2
+    def public(self): return 1
+def g(): return 1
+g.expected = 2
+def check(f):
+    assert f(O(), g) == 2
+"""
+    assert auto.check(PythonCheck("def f(o, g):\n", completion, test, "f", 20)).kind == "wrong"
+
+
 def test_one_check_leaves_nothing_for_the_next(sandbox: Sandbox) -> None:
     attack(
         sandbox, "    return x\nimport builtins, sys, math\nbuiltins.left = math.left = 1\nsys.modules['left'] = sys\n"

@@ -83,7 +83,7 @@ def test_packages_are_for_tests_unless_answers_get_them_too(numeric: Sandbox) ->
 def test_a_missing_package_is_named_with_its_setting(auto: Sandbox) -> None:
     with pytest.raises(SandboxError, match=r"sandbox\.packages=\[numpy\] shows one"):
         auto.check(plus("    return sum(xs)\n"))
-    with pytest.raises(SandboxError, match="sandbox.packages=.*no_such_package is not installed"):
+    with pytest.raises(SandboxError, match=r"sandbox\.packages=.*no_such_package is not installed"):
         Sandbox(packages=["no_such_package"])
 
 
