@@ -41,6 +41,10 @@ TASKS = {
     "math500": Entry("s0.tasks.math500:Math500", schema.Math500Task),
     "gsm8k": Entry("s0.tasks.gsm8k:GSM8K", schema.GSM8KTask),
     "spider": Entry("s0.tasks.spider:Spider", schema.SpiderTask),
+    "humaneval_plus": Entry("s0.tasks.humaneval:HumanEvalPlus", schema.HumanEvalTask),
+    "mbpp": Entry("s0.tasks.mbpp:MBPP", schema.MBPPTask),
+    "mbpp_plus": Entry("s0.tasks.mbpp:MBPPPlus", schema.MBPPTask),
+    "custom": Entry("s0.tasks.custom:Custom", schema.CustomTask),
 }
 ENGINES = {
     "hf": Entry("s0.engines.hf:HFEngine", schema.HFEngineConfig),

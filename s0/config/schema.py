@@ -102,6 +102,34 @@ class SpiderTask(TaskConfig):
 
 
 @dataclass(frozen=True)
+class MBPPTask(TaskConfig):
+    grading_timeout_s: float = setting(10.0, "limit for judging one completion", low=0.01, high=3600, unit="s")
+
+
+@dataclass(frozen=True)
+class CustomTask(TaskConfig):
+    grader: str = setting(
+        "exact",
+        "when an answer is right",
+        choices=["exact", "numeric", "math", "regex", "contains", "json", "python", "sql", "none"],
+    )
+    columns: dict[str, str] | None = setting(
+        None, "what for -> column: prompt, answer, test, id, entry_point, solution, setup, split, database"
+    )
+    extract: str | None = setting(
+        None, "where the answer stands: all, last_line, boxed, fence or regex:PATTERN (null: what suits the grader)"
+    )
+    tolerance: float = setting(0.0, "relative difference at which numbers are equal (grader numeric)", low=0, high=1)
+    instruction: str = setting("", "text before every prompt that is no chat")
+    system: str | None = setting(None, "system message before every prompt")
+    train_fraction: float = setting(0.5, "training part of a file that is not split already", above=0, high=0.99)
+    split_seed: int = setting(0, "chooses the rows of that part", low=0)
+    database_dir: str | None = setting(
+        None, "folder of the SQLite databases (grader sql; null: database/ beside the data)"
+    )
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     name: str = setting("hf", "an engine of the registry, or module:Class")
     threads: int | None = setting(None, "CPU threads of torch (null: all cores)", low=1, high=4096, result=False)

@@ -19,6 +19,7 @@ from s0.errors import DataError
 from s0.tasks.base import GradingItem
 from s0.tasks.benchmark import Benchmark
 from s0.tasks.layout import body_layout
+from s0.tasks.program_tests import program_test
 from s0.tasks.source import Source
 from s0.tasks.text import strip_fences, strip_thinking
 
@@ -125,3 +126,27 @@ class HumanEval(Benchmark):
         if self.match == "published":
             return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
         return verdicts
+
+
+class HumanEvalPlus(HumanEval):
+    """HumanEval's problems with the tests of evalplus (Liu et al. 2023), which import numpy; same prompts, same split.
+
+    Rows of the data set `evalplus/humanevalplus` hold test code; in the releases of the package evalplus they hold inputs,
+    whose right results the reference solution gives.
+    """
+
+    name = "humaneval_plus"
+
+    def read_rows(self) -> list[Mapping[str, Any]]:
+        columns = {"task_id": str, "prompt": str, "entry_point": str}
+        source = Source(self.name, columns, self.path, self.hub_id, self.hub_revision, optional=OPTIONAL)
+        tables = source.tables()
+        self.source = source.label
+        if len(tables) > 1 and "test" not in tables:
+            raise source.fail(f"{source.label} has the splits {', '.join(tables)}", "expected one table, or test")
+        rows = tables["test"] if "test" in tables else next(iter(tables.values()))
+        for row in rows:
+            if not isinstance(row.get("test"), str):
+                where = f"{self.name}: {source.label}, {row['task_id']}"
+                row["test"] = program_test(where, row["prompt"], {**row, "solution": row["canonical_solution"]}).test
+        return list(rows)
