@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from synthetic import bits, record
-from synthetic_paper import write_all
 
 from s0.errors import ConfigError, S0Error
 from s0.report.paper import build as builder
@@ -22,25 +21,6 @@ from s0.storage.records import read_record, write_record
 
 ROOT = Path(__file__).parents[2]
 TEX = ROOT / "paper" / "s0_tuning.tex"
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory) -> PaperPaths:
-    root = tmp_path_factory.mktemp("empty")
-    layout = PaperPaths.of(ROOT, root / "paper", root / "records")
-    build(layout, say=lambda line: None)
-    shutil.copy(TEX, layout.paper)
-    return layout
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> PaperPaths:
-    root = tmp_path_factory.mktemp("full")
-    write_all(root / "records", seeds=3)
-    layout = PaperPaths.of(ROOT, root / "paper", root / "records")
-    build(layout, say=lambda line: None)
-    shutil.copy(TEX, layout.paper)
-    return layout
 
 
 def rows(layout: PaperPaths, stem: str) -> list[dict[str, str]]:
@@ -140,7 +120,7 @@ def test_every_macro_of_the_text_is_generated(which: str, request) -> None:
     layout = request.getfixturevalue(which)
     generated = "".join(p.read_text() for p in (layout.paper / "generated").glob("*.tex"))
     defined = set(re.findall(r"\\newcommand\{\\(\w+)\}", generated))
-    used = set(re.findall(r"\\((?:pub|rep|recomputed)[A-Z]\w*)", TEX.read_text()))
+    used = set(re.findall(r"\\((?:pub|rep|recomputed|says)[A-Z]\w*)", TEX.read_text()))
     assert used <= defined
     assert used
 

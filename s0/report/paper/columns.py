@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from s0.report.aggregate import Row
 from s0.report.formats import MISSING, number, p_text, spread
+from s0.report.paper import sentences
 from s0.report.paper.context import NOT_RUN
 from s0.stats import MeanStd
+from s0.storage.records import Record
 
 
 def published_spread(row: Mapping[str, str] | None, value: str, std: str, sign: bool = False) -> str:
@@ -77,7 +79,41 @@ def row_notes(rows: Sequence[Row | None]) -> list[str]:
             "Seeds of one model share one greedy baseline, so Welch's baseline sample is one number repeated; paired p (a "
             "one-sample test of per-seed deltas) and the bootstrap interval over seeds and problems are the ones to go by."
         )
+    notes += mixed_notes(rows)
     lost = sum(n for r in known for status, n in r.status.items() if status != "ok")
     if lost:
         notes.append(f"{lost} run(s) did not finish; they enter no average.")
     return notes
+
+
+def mixed_notes(rows: Sequence[Row | None]) -> list[str]:
+    """A note where seeds of one cell were evaluated on different problems: their mean is one over unlike sets."""
+    known = [r for r in rows if r is not None]
+    mixed = [r for r in known if r.delta.n > 1 and r.interval.over == "seeds"]
+    if not mixed:
+        return []
+    names = ", ".join(dict.fromkeys(f"{r.label} on {r.model}" for r in mixed))
+    return [
+        f"Mixed problem sets: the seeds of {names} were evaluated on different problems, and averaged all the same."
+    ]
+
+
+def mixed_problems(records: Sequence[Record]) -> list[str]:
+    """The same note for a mean over configurations that are no cell: one sentence per model that saw unlike problems."""
+    sets: dict[str, set[frozenset[str]]] = {}
+    for r in records:
+        if r.tuned is not None:
+            sets.setdefault(r.model, set()).add(frozenset(o.problem_id for o in r.tuned.outcomes))
+    return [
+        f"Mixed problem sets: the runs of {model} averaged here were evaluated on {len(found)} different sets of problems."
+        for model, found in sets.items()
+        if len(found) > 1
+    ]
+
+
+def rounding_notes(name: str, row: Mapping[str, str] | None, deltas: Sequence[float]) -> list[str]:
+    """Remarks where the published summary is not the mean or spread of the published per-seed figures as printed."""
+    if row is None or not deltas:
+        return []
+    pairs = (("mean", row["delta_pp"]), ("std", row["delta_std"]))
+    return [text for what, printed in pairs if (text := sentences.rounding_remark(name, what, printed, deltas))]

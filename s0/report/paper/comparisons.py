@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from s0 import stats
-from s0.report.aggregate import Row, method_label
+from s0.report.aggregate import Row, method_label, newest_per_seed, scores
 from s0.report.formats import MISSING, Table, number, p_text, spread
 from s0.report.paper import columns as c
+from s0.report.paper import sentences
 from s0.report.paper.context import EMBEDDED, NOT_RUN, Built, Context, method_name, model_name
 from s0.report.series import layer_ablation, method_setting
+from s0.stats import Interval, MeanStd
 from s0.storage.records import Record
 from s0.tiny.standins import STAND_IN
 
@@ -122,7 +126,69 @@ def _macros(ctx: Context, experiment: str, model: str) -> dict[str, str]:
                 macros[f"rep{_MACRO[m]}Seeds"] = c.seeds(single)
     base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
     macros[f"pub{_MACRO[model]}Base"] = c.published_spread(base, "accuracy_pct", "accuracy_std")
+    macros[f"saysPub{_MACRO[model]}"] = _published_sentence(ctx, model)
+    for m in (model, STAND_IN[model]):
+        macros[f"says{_MACRO[m]}"] = _measured_sentence(ctx, experiment, m)
     return macros
+
+
+#: method labels of the main table that the text speaks of
+_TOLD = ("s0", "lora_r24", "state_offset")
+
+
+def _published_sentence(ctx: Context, model: str) -> str:
+    """What the published summary says of each method, directions by Student's interval over its seeds."""
+    base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
+    parts = []
+    for label in _TOLD:
+        row = ctx.published_row("summary", model=model, task="humaneval", method=label)
+        if row is None:
+            continue
+        if not row["delta_pp"]:
+            accuracy = c.published_spread(row, "accuracy_pct", "accuracy_std")
+            parts.append(f"{method_name(label)} reaches {accuracy} %")
+            continue
+        std = float(row["delta_std"]) if row["delta_std"] else float("nan")
+        delta = MeanStd(float(row["delta_pp"]), std, int(row["n"]))
+        parts.append(sentences.effect(method_name(label), delta, sentences.seed_interval(delta), shown=False))
+    start = c.published_spread(base, "accuracy_pct", "accuracy_std")
+    return f"Published, {model_name(model)} (base model {start} %): {', '.join(parts)}."
+
+
+def _measured_sentence(ctx: Context, experiment: str, model: str) -> str:
+    """What the records say of each method, of S0 against LoRA, and of the random-state control."""
+    found = {label: ctx.rows(experiment, model, label) for label in _TOLD}
+    if not any(found.values()):
+        return f"{model_name(model)}: {NOT_RUN}."
+    single = {label: rows[0] for label, rows in found.items() if len(rows) == 1}
+    base = c.base(next(iter(single.values()), None))
+    parts = [
+        f"{method_name(label)} with several settings"
+        if len(rows) > 1
+        else sentences.cell(method_name(label), single.get(label))
+        for label, rows in found.items()
+    ]
+    text = f"{model_name(model)} (base model {base} %): {', '.join(parts)}."
+    if "s0" in single and "lora_r24" in single:
+        a, b = (ctx.of(experiment, model, label=label) for label in ("s0", "lora_r24"))
+        text += f" {sentences.comparison('S0', method_name('lora_r24'), tuned_difference(a, b))}."
+    return f"{text} {sentences.control_sentence(single.get('s0'))}"
+
+
+def tuned_difference(a: Sequence[Record], b: Sequence[Record]) -> Interval | None:
+    """Accuracy of `a` minus that of `b` over seeds and problems, percentage points: seeds both were run with, problems
+    in one order. None where there are no such seeds or they saw different problems."""
+    first, second = (
+        {r.seed: scores(r.tuned) for r in newest_per_seed([r for r in records if r.status == "ok"]) if r.tuned}
+        for records in (a, b)
+    )
+    seeds = sorted(set(first) & set(second))
+    problems = {frozenset(values) for own in (first, second) for seed, values in own.items() if seed in seeds}
+    if len(problems) != 1:
+        return None
+    order = sorted(next(iter(problems)))
+    matrix = [[100 * (first[seed][p] - second[seed][p]) for p in order] for seed in seeds]
+    return stats.bootstrap_seeds_problems(np.asarray(matrix))
 
 
 def _deltas(records: Sequence[Record]) -> dict[int, float]:
@@ -134,7 +200,7 @@ def table2(ctx: Context) -> Built:
     """LoRA at matched parameter budgets against S0."""
     experiment, model = "table2_matched_lora", "qwen35_4b"
     members = [*ctx.of(experiment, model), *ctx.of(experiment, STAND_IN[model])]
-    lines, seen = [], []
+    lines, seen, remarks = [], [], []
     for label in labels_of(members, ("lora_r24", "lora_r48", "lora_r64", "s0")):
         params = ctx.published_row("parameters", model=model, method=label)
         row = ctx.published_row("summary", model=model, task="humaneval", method=label)
@@ -142,6 +208,7 @@ def table2(ctx: Context) -> Built:
         per_seed = ctx.published_values("humaneval_lora_per_seed", "delta_pp", rank=rank)
         published = c.published_spread(row, "delta_pp", "delta_std", sign=True)
         negative = f"{sum(d < 0 for d in per_seed)} of {len(per_seed)}" if per_seed else MISSING
+        remarks += c.rounding_notes(method_name(label), row, per_seed)
         cells = []
         for m in (model, STAND_IN[model]):
             own = [r for r in members if r.model == m and method_label(r) == label]
@@ -159,10 +226,10 @@ def table2(ctx: Context) -> Built:
         lines.append((method_name(label), budget, published, negative, *cells))
     heads = [f"{kind} {what}" for kind in ("reproduced", "embedded") for what in ("params", "Δ", "negative")]
     table = Table(
-        "Parameter-matched LoRA against S0: delta in percentage points and seeds that lost accuracy",
+        "Parameter-matched LoRA against S0: delta in percentage points and seeds with a negative one",
         ("method", "published params", "published Δ", "published negative", *heads),
         tuple(lines),
-        (EMBEDDED_NOTE, *c.row_notes(seen)),
+        (EMBEDDED_NOTE, *remarks, *c.row_notes(seen)),
         frozenset(range(1, 10)),
     )
     return Built({"table2_matched_lora": table})
@@ -178,17 +245,21 @@ def table3(ctx: Context) -> Built:
         "state-offset": c.published_spread(offset, "delta_pp", "delta_std", sign=True),
     }
     by_model: dict[str, dict[str, str]] = {}
+    seen: list[Row | None] = []
     models = (model, STAND_IN[model], STAND_IN["falcon_h1_7b"])
     for m in models:
         a, b = ctx.of(experiment, m, label="s0"), ctx.of(experiment, m, label="state_offset")
-        rows = [(ctx.aggregate(x)[0] if x else None) for x in (a, b)]
-        own, other = _deltas(a), _deltas(b)
+        cells = [ctx.aggregate(x) for x in (a, b)]
+        # several settings of one method are not one sample
+        rows = [found[0] if len(found) == 1 else None for found in cells]
+        seen += rows
+        own, other = (_deltas(x) if row else {} for x, row in zip((a, b), rows, strict=True))
         pairs = sorted(set(own) & set(other))
         difference = stats.mean_std([other[s] - own[s] for s in pairs])
         test = stats.paired_t([other[s] for s in pairs], [own[s] for s in pairs])
         by_model[m] = {
-            "S0": c.delta(rows[0]),
-            "state-offset": c.delta(rows[1]),
+            "S0": c.delta(rows[0]) if len(cells[0]) < 2 else "several settings",
+            "state-offset": c.delta(rows[1]) if len(cells[1]) < 2 else "several settings",
             "offset - S0": spread(difference, sign=True) if pairs else NOT_RUN,
             "paired p": p_text(test.p_value) if pairs else NOT_RUN,
             "pairs": str(len(pairs)) if pairs else NOT_RUN,
@@ -198,7 +269,11 @@ def table3(ctx: Context) -> Built:
         "State-based methods on the same ten seeds: delta in percentage points and the paired t-test",
         ("", "published", "reproduced", *(f"embedded {m}" for m in models[1:])),
         tuple(lines),
-        (EMBEDDED_NOTE, "Pairs: seeds run with both methods. The per-seed pairs of the published test are not public."),
+        (
+            f"{EMBEDDED_NOTE} Pairs: seeds run with both methods; paired p is over seeds only. The pairs of the published "
+            "test are not public.",
+            *c.mixed_notes(seen),
+        ),
         frozenset({1, 2, 3, 4}),
     )
     return Built({"table3_offset": table})
@@ -225,7 +300,7 @@ def table5(ctx: Context) -> Built:
         lines.append((*cells, f"{tiny[2]:,}" if tiny else NOT_RUN))
     heads = ("reproduced Δ", "reproduced broken", "embedded Δ", "embedded broken", "embedded params")
     table = Table(
-        "Which layers carry the gain: S0 on groups of recurrent layers",
+        "S0 on groups of recurrent layers",
         ("layers", "published params", "published Δ", "published broken", *heads),
         tuple(lines),
         (f"{EMBEDDED_NOTE} Broken: problems the base model solved and the tuned one does not.", *c.row_notes(seen)),
@@ -239,6 +314,7 @@ def prefix_control(ctx: Context) -> Built:
     experiment, model = "prefix_control", "qwen25_3b"
     row = ctx.published_row("summary", model=model, task="humaneval", method="prefix")
     n = row["n"] if row else MISSING
+    own: list[Record] = []
     lines = [(model_name(model), "mean", "published", c.published_spread(row, "delta_pp", "delta_std", sign=True), n)]
     deltas: dict[str, list[float]] = {model: [], STAND_IN[model]: []}
     seen = []
@@ -253,17 +329,21 @@ def prefix_control(ctx: Context) -> Built:
             lines.append((model_name(m), f"{setting}, seed {r.seed}", kind, value, "1"))
             if r.status == "ok":
                 values.append(r.delta_pp)
+                own.append(r)
         found = stats.mean_std(values)
         kind = "embedded" if m in EMBEDDED else "reproduced"
         cell = spread(found, sign=True) if found.n else NOT_RUN
         lines.append((model_name(m), "mean", kind, cell, str(found.n) if found.n else NOT_RUN))
         seen.append(cell)
     table = Table(
-        "Negative control: prefix tuning on a model without recurrent state",
+        "Control: prefix tuning on a model without recurrent state",
         ("model", "configuration", "", "Δ pp", "runs"),
         tuple(lines),
-        (EMBEDDED_NOTE,),
+        (EMBEDDED_NOTE, *c.mixed_problems(own)),
         frozenset({3, 4}),
     )
     macros = {"pubPrefixDelta": lines[0][3], "repPrefixDelta": seen[0], "repTinyPrefixDelta": seen[1]}
+    macros["saysPubPrefix"] = sentences.published_prefix(float(row["delta_pp"]), int(row["n"])) if row else MISSING
+    for m, word in ((model, "Prefix"), (STAND_IN[model], "TinyPrefix")):
+        macros[f"says{word}"] = sentences.negative_control(model_name(m), deltas[m])
     return Built({"prefix_control": table}, macros=macros)

@@ -9,6 +9,7 @@ from s0 import stats
 from s0.report.aggregate import Row
 from s0.report.formats import MISSING, Table, number, p_text
 from s0.report.paper import columns as c
+from s0.report.paper import sentences
 from s0.report.paper.comparisons import EMBEDDED_NOTE
 from s0.report.paper.context import EMBEDDED, NOT_RUN, Built, Context, model_name, task_name
 from s0.report.plots import COLOURS, new_figure
@@ -45,9 +46,13 @@ def fig3a(ctx: Context) -> Built:
     published = {r["model"]: r for r in ctx.published("scaling")}
     rows = scaling(ctx.records("fig3a_scaling"))
     by_name = {model_name(m): (n, row) for m, n, row in rows}
+    kinds = {model_name(m): _kind(m) for m, _, _ in rows}
     lines = []
     for name in dict.fromkeys([*published, *by_name]):
         line, (params, row) = published.get(name), by_name.get(name, (0, None))
+        kind = kinds.get(name, "reproduced")
+        cells = [c.base(row), c.delta(row), c.paired_p(row), c.seeds(row)]
+        none = [MISSING] * len(cells)
         lines.append(
             (
                 name,
@@ -55,22 +60,19 @@ def fig3a(ctx: Context) -> Built:
                 line["baseline_pct"] if line else MISSING,
                 c.published_spread(line, "delta_pp", "std_pp", sign=True),
                 (line["p_value"] or MISSING) if line else MISSING,
-                c.base(row),
-                c.delta(row),
-                c.paired_p(row),
-                c.seeds(row),
+                *(none if kind == "embedded" else cells),
+                *(cells if kind == "embedded" else none),
             )
         )
-    names = ("published base %", "published Δ", "published p", "reproduced base %", "reproduced Δ", "paired p", "seeds")
+    if not any(kind == "embedded" for kind in kinds.values()):
+        lines.append(("embedded models", *([MISSING] * 8), *([NOT_RUN] * 4)))
+    heads = [f"{kind} {what}" for kind in ("reproduced", "embedded") for what in ("base %", "Δ", "paired p", "seeds")]
     table = Table(
-        "Gain of S0 against model size",
-        ("model", "state size", *names),
+        "S0 against model size",
+        ("model", "state size", "published base %", "published Δ", "published p", *heads),
         tuple(lines),
-        (
-            f"Embedded models stand in rows of their own. {EMBEDDED_NOTE}",
-            *c.row_notes([row for _, _, row in rows]),
-        ),
-        frozenset(range(1, 9)),
+        (EMBEDDED_NOTE, *c.row_notes([row for _, _, row in rows])),
+        frozenset(range(1, 13)),
     )
     figure, (left, right) = new_figure(6.6, 2.9, columns=2)
     sizes = [float(name.removeprefix("Qwen3.5-").removesuffix("B")) for name in published]
@@ -140,7 +142,7 @@ def _alpha(ctx: Context, experiment: str, model: str, title: str, low: float, hi
     figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
     word = "Gdn" if model == "qwen35_4b" else "Mamba"
     tiny = best_alpha(curves[STAND_IN[model]])
-    macros = {f"repTiny{word}BestAlpha": f"{tiny:g}" if tiny == tiny else NOT_RUN}
+    macros = {f"repTiny{word}BestAlpha": sentences.at_edge(tiny, [a for a, _ in curves[STAND_IN[model]]])}
     return Built({experiment: table}, {experiment: figure}, macros)
 
 
@@ -170,9 +172,9 @@ def efficiency(ctx: Context) -> Built:
             row = dict(points).get(n)
             cells += [c.delta(row), c.seeds(row)]
         lines.append((str(n), *cells))
-    heads = ("published Δ", "seeds", "reproduced Δ", "reproduced seeds", "embedded Δ", "embedded seeds")
+    heads = ("published Δ", "published seeds", "reproduced Δ", "reproduced seeds", "embedded Δ", "embedded seeds")
     table = Table(
-        "Data efficiency: gain of S0 against the number of verified training solutions",
+        "S0 against the number of verified training solutions",
         ("solutions", *heads),
         tuple(lines),
         (EMBEDDED_NOTE, *c.row_notes([row for points in found.values() for _, row in points])),
@@ -197,12 +199,15 @@ def cross_domain(ctx: Context) -> Built:
     lines: list[tuple[str, ...]] = []
     macros: dict[str, str] = {}
     seen: list[Row | None] = []
+    remarks: list[str] = []
     for task, name in (("math500", "Math"), ("gsm8k", "Gsm")):
         before = ctx.published_values(f"{task}_per_seed", "baseline_pass1")
         after = ctx.published_values(f"{task}_per_seed", "tuned_pass1")
         p = stats.welch(after, before).p_value
         line = ctx.published_row("summary", model=model, task=task, method="s0")
         delta = c.published_spread(line, "delta_pp", "delta_std", sign=True)
+        changes = [100 * (a - b) for a, b in zip(after, before, strict=True)]
+        remarks += c.rounding_notes(task_name(task), line, changes)
         macros[f"recomputed{name}P"], macros[f"pub{name}Delta"] = p_text(p), delta
         rows = ctx.rows(experiment, model, "s0", task)
         candidates: list[Row | None] = [*rows] or [None]
@@ -246,13 +251,17 @@ def cross_domain(ctx: Context) -> Built:
             c.seeds(embedded),
         )
         lines.append((f"{task_name(embedded.task)} ({embedded.model})", embedded.alpha, *([MISSING] * 4), *measured))
-    heads = ("published %", "published Δ", "Welch p of published", "seeds")
+    heads = ("published %", "published Δ", "published seeds' Welch p", "published seeds")
     measured_heads = ("reproduced %", "reproduced Δ", "95% CI", "Welch p", "reproduced seeds")
     table = Table(
         "Beyond code: S0 on mathematics and text-to-SQL",
         ("task", "alpha", *heads, *measured_heads),
         tuple(lines),
-        ("Welch's p of the published runs is recomputed here from their per-seed figures.", *c.row_notes(seen)),
+        (
+            "Welch's p of the published runs is recomputed here from their per-seed figures.",
+            *remarks,
+            *c.row_notes(seen),
+        ),
         frozenset(range(1, 11)),
     )
     return Built({"cross_domain": table}, macros=macros)

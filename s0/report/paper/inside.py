@@ -8,6 +8,7 @@ import numpy as np
 
 from s0 import stats
 from s0.report.formats import MISSING, Table, number, spread
+from s0.report.paper import sentences
 from s0.report.paper.comparisons import EMBEDDED_NOTE
 from s0.report.paper.context import NOT_RUN, Built, Context, model_name
 from s0.report.paper.curves import not_run
@@ -36,7 +37,7 @@ def persistence(ctx: Context) -> Built:
     end = ctx.mechanism("persistence_end_ratio_pct")
     lines: list[tuple[str, ...]] = [(model_name("qwen35_4b"), "published", number(end, 2), MISSING, MISSING, MISSING)]
     figure, (ax,) = new_figure(4.8, 3.0)
-    macros = {"pubPersistenceEnd": number(end, 2)}
+    macros = {"pubPersistenceEnd": number(end, 2), "saysPubPersistence": sentences.published_decay(end)}
     for m in dict.fromkeys([*STAND_IN.values(), *groups]):
         if m == "tiny_transformer":
             continue
@@ -54,6 +55,7 @@ def persistence(ctx: Context) -> Built:
                 ax.plot(range(length), np.maximum(curve, 1e-8), style, color=shade, label=f"{model_name(m)}: {what}")
         word = {"tiny_gdn": "Gdn", "tiny_mamba2": "Mamba"}.get(m)
         if word:
+            macros[f"saysTiny{word}Persistence"] = sentences.decay(m, [float(r.values["end_ratio"]) for r in own])
             macros[f"repTiny{word}PersistenceEnd"] = spread(_mean(own, "end_ratio", 100), 2) if own else NOT_RUN
             macros[f"repTiny{word}Rate"] = spread(_mean(own, "rate"), 3) if own else NOT_RUN
             macros[f"repTiny{word}PredictedRate"] = spread(_mean(own, "predicted_rate"), 3) if own else NOT_RUN
@@ -113,6 +115,9 @@ def probe(ctx: Context) -> Built:
             lines.append((model_name(m), kind, *([NOT_RUN] * 4)))
             not_run(ax, model_name(m))
         if m == "tiny_gdn":
+            pairs = [(r.values["best_recurrent"], r.values["best_residual"]) for r in own]
+            known = [(float(a), float(b)) for a, b in pairs if a is not None and b is not None]
+            macros["saysTinyGdnProbe"] = sentences.probe_order(m, [a for a, _ in known], [b for _, b in known])
             for source in means:
                 best = _mean(own, f"best_{source}")
                 macros[f"repTinyGdnProbe{source.capitalize()}"] = spread(best, 2) if best.n else NOT_RUN
@@ -145,13 +150,15 @@ def alpha_prediction(ctx: Context) -> Built:
             if m.startswith("tiny"):
                 word = "Gdn" if m == "tiny_gdn" else "Mamba"
                 macros[f"repTiny{word}PredictedAlpha"] = cells[0]
+                predicted = [float(r.values["alpha"]) for r in own if r.values.get("alpha") is not None]
+                macros[f"saysTiny{word}Alpha"] = sentences.alpha_verdict(m, predicted, best)
     table = Table(
         "Can the best alpha be read off the gates?",
         ("model", "", "predicted alpha", "prompt's own state", "learned state", "survival", "measured best"),
         tuple(lines),
         (
             "Prediction without a fitted constant: alpha = norm of the state the prompt writes / (norm of the learned "
-            "state x survival). Measured: the best alpha of the sweep's grid. Not in the paper.",
+            "state x survival). Measured: the best alpha of the sweep's grid. Beyond the published paper.",
         ),
         frozenset(range(2, 7)),
     )

@@ -16,6 +16,7 @@ from s0.report.paper.context import NOT_RUN, Built, Context, method_name, model_
 from s0.report.paper.curves import not_run
 from s0.report.plots import COLOURS, colour, new_figure
 from s0.stats import MeanStd
+from s0.storage.records import Record
 from s0.tiny.standins import STAND_IN
 
 SHADES = {"tiny_gdn": COLOURS["s0"], "tiny_mamba2": COLOURS["lora"], "qwen35_4b": "#009E73", "falcon_h1_7b": "#D55E00"}
@@ -153,11 +154,15 @@ def _positions(ctx: Context, ax: Any) -> None:
 
 
 def _flips(ctx: Context, model: str) -> list[Flip]:
-    """Flips of S0: those run for the figure, else those of the main table."""
+    return flips(_flip_records(ctx, model))
+
+
+def _flip_records(ctx: Context, model: str) -> list[Record]:
+    """Records of S0: those run for the figure, else those of the main table; none where they hold several settings."""
     for experiment in ("fig4_divergence", "table1_main"):
         own = ctx.of(experiment, model, label="s0")
         if own:
-            return flips(own)
+            return own if len(ctx.aggregate(own)) == 1 else []
     return []
 
 
@@ -190,8 +195,7 @@ def fig4(ctx: Context) -> Built:
     for model, tiny in list(STAND_IN.items())[:2]:
         for m, kind in ((model, "reproduced"), (tiny, "embedded")):
             found = _flips(ctx, m)
-            own = ctx.of("fig4_divergence", m, label="s0") or ctx.of("table1_main", m, label="s0")
-            if not own:
+            if not _flip_records(ctx, m):
                 lines.append((model_name(m), kind, *([NOT_RUN] * 6)))
                 continue
             lines.append((model_name(m), kind, *_divergence_cells(summarise(found))))

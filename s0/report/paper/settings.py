@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,13 +11,17 @@ from omegaconf import OmegaConf
 from s0 import stats
 from s0.config.registry import METHODS
 from s0.report.formats import MISSING, Table, p_text
-from s0.report.paper.context import Built, Context, method_name
+from s0.report.paper.context import Built, Context, method_name, model_name
 from s0.settings import describe
+from s0.state.families import ATTENTION_TARGETS, MAMBA2_TARGETS
 from s0.state.recurrences import DEFAULT_ALPHA
 from s0.tiny.standins import STAND_IN
 
 _SHOWN = ("n_steps", "lr", "l2_lambda", "grad_clip", "max_length", "layers", "rank", "lora_alpha", "mode",
           "n_virtual_tokens", "projection")  # fmt: skip
+#: published scope -> models of that kind of recurrence, and its family here
+_KINDS = {"GatedDeltaNet": ("qwen35_4b",), "Mamba-2": ("falcon_h1_7b",), "Transformer": ("qwen25_3b",)}
+_FAMILY = {"GatedDeltaNet": "gated_delta_net", "Mamba-2": "mamba2"}
 
 
 def _text(value: Any) -> str:
@@ -34,38 +39,53 @@ def _model_values(ctx: Context, model: str) -> dict[str, dict[str, Any]]:
     return (values.get("hyperparameters") if isinstance(values, dict) else None) or {}
 
 
+def _models(scope: str) -> tuple[str, ...]:
+    """Model presets a published scope speaks of: "all", a kind of recurrence or a model, with its stand-in."""
+    named = STAND_IN if scope == "all" else _KINDS.get(scope, (scope,))
+    return tuple(dict.fromkeys([*named, *(STAND_IN[m] for m in named if m in STAND_IN)]))
+
+
+def _default(method: str, name: str, scope: str, defaults: Mapping[str, Any]) -> str:
+    """What a run uses where no configuration names the field."""
+    if (method, name) == ("s0", "alpha") and scope in _FAMILY:
+        return _text(DEFAULT_ALPHA[_FAMILY[scope]])
+    if (method, name) == ("lora", "targets") and scope in _FAMILY:
+        return " ".join(MAMBA2_TARGETS if scope == "Mamba-2" else ATTENTION_TARGETS)
+    if (method, name) == ("lora", "lora_alpha") and defaults[name] is None:
+        return "2r"
+    return _text(defaults.get(name))
+
+
 def table4(ctx: Context) -> Built:
-    """Hyper-parameters: published, this project's defaults, and what the model presets override."""
-    published = {(r["method"], r["field"]): r["value"] for r in ctx.published("hyperparameters")}
-    models = [*STAND_IN, *STAND_IN.values()]
-    overrides = {m: _model_values(ctx, m) for m in models}
-    lines = []
+    """Hyper-parameters: published, this project's defaults, and what the model presets override. One line per method,
+    field and scope; a preset stands in the narrowest scope that holds its model."""
+    published = {(r["method"], r["field"], r["model"]): r["value"] for r in ctx.published("hyperparameters")}
+    overrides = {m: _model_values(ctx, m) for m in _models("all")}
+    rows = []
     for method, entry in METHODS.items():
         assert entry.config is not None
         defaults = {s.name: s.default for s in describe(entry.config)}
-        for name in [f for f in _SHOWN if f in defaults or (method, f) in published]:
-            lines.append((method, name, published.get((method, name), MISSING), _text(defaults.get(name)), ""))
-        if method == "s0":
-            for kind, key in (("GatedDeltaNet", "gated_delta_net"), ("Mamba-2", "mamba2")):
-                name = f"alpha ({kind})"
-                lines.append((method, name, published.get((method, name), MISSING), _text(DEFAULT_ALPHA[key]), ""))
-    rows = []
-    for method, name, value, default, _ in lines:
-        field = name.split(" ")[0]
-        own = [f"{m}: {_text(overrides[m][method][field])}" for m in models if field in overrides[m].get(method, {})]
-        if field == "alpha":
-            family = ("qwen35_4b", "tiny_gdn") if "Gated" in name else ("falcon_h1_7b", "tiny_mamba2")
-            own = [text for text in own if text.split(":")[0] in family]
-        default = "2r" if name == "lora_alpha" and default == MISSING else default
-        rows.append(
-            (method_name(method) if method != "lora" else "LoRA", name, value, default, "; ".join(own) or MISSING)
-        )
+        known = [f for m, f, _ in published if m == method]
+        for name in dict.fromkeys([*(f for f in _SHOWN if f in defaults or f in known), *known]):
+            scopes = [s for m, f, s in published if (m, f) == (method, name)] or ["all"]
+            narrow = sorted(scopes, key=lambda s: len(_models(s)))
+            for scope in scopes:
+                own = [
+                    f"{m}: {_text(values[method][name])}"
+                    for m, values in overrides.items()
+                    if name in values.get(method, {}) and scope == next((s for s in narrow if m in _models(s)), None)
+                ]
+                value = published.get((method, name, scope), MISSING)
+                default = _default(method, name, scope, defaults)
+                title = "LoRA" if method == "lora" else method_name(method)
+                models = "others" if scope == "all" and len(scopes) > 1 else model_name(scope)
+                rows.append((title, name, models, value, default, "; ".join(own) or MISSING))
     table = Table(
         "Hyper-parameters: published, and as configured here",
-        ("method", "field", "published", "default here", "model presets"),
+        ("method", "field", "models", "published", "default here", "model presets"),
         tuple(rows),
         ("Read from the configuration files and the method registry when the table is built.",),
-        frozenset({2, 3}),
+        frozenset({3, 4}),
     )
     return Built({"table4_hyperparameters": table})
 
