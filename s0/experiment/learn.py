@@ -10,7 +10,7 @@ from typing import Any
 
 from s0.config.schema import TrainConfig
 from s0.data import digest
-from s0.errors import ArchitectureError
+from s0.errors import ArchitectureError, StoreError
 from s0.experiment.checkpoint import Checkpoint
 from s0.methods import Adapter, FitContext, Method, Training, TrainingSet
 from s0.runtime.progress import bar
@@ -34,7 +34,16 @@ def train(
     learn(store, checkpoint, trainings, settings)
     ctx = context(checkpoint, settings)
     keyed = {adapter_key(checkpoint, method, one): method for method, one in trainings}
-    return {k: method.load(ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
+    return {k: _load(method, ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
+
+
+def _load(method: Method, ctx: FitContext, folder: Path) -> Adapter:
+    try:
+        return method.load(ctx, folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder}: no whole adapter ({type(error).__name__}: {error}); delete the folder and run again: it is learned anew"
+        ) from error
 
 
 def learn(store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: TrainConfig) -> None:

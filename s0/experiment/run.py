@@ -142,6 +142,7 @@ def _record(
             n_passed=passed,
             n_solutions=min(used, len(examples)) if trains else 0,
             losses=curve.losses if curve else [],
+            objective=curve.objective if curve else [],
             grad_norms=curve.grad_norms if curve else [],
             avg_state_norm=sum(norms.values()) / len(norms) if norms else 0.0,
             alpha=alpha.alpha if alpha else None,

@@ -123,7 +123,7 @@ class LoraAdapter(Adapter):
         with atomic_path(folder / "adapter_model.safetensors") as path:
             safetensors.torch.save_file(self.tensors, str(path))
         write_json(folder / "adapter_config.json", _config(self.modules, self.rank, self.lora_alpha).to_dict())
-        write_json(folder / "training.json", {"losses": self.curve.losses, "grad_norms": self.curve.grad_norms})
+        write_json(folder / "training.json", self.curve.to_json())
 
 
 def _config(modules: list[str], rank: int, lora_alpha: float) -> Any:
@@ -225,7 +225,7 @@ class Lora(Method):
             tensors = safetensors.torch.load_file(str(folder / "adapter_model.safetensors"))
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise StoreError(f"lora in {folder}: cannot be read ({error}); delete the folder and fit again") from error
-        curve = Curve(data["losses"], data["grad_norms"])
+        curve = Curve.from_json(data)
         adapter = LoraAdapter(tensors, config["r"], config["lora_alpha"], self._merge(), curve)
         adapter.check(ctx.model)
         return adapter

@@ -142,8 +142,7 @@ class PrefixAdapter(Adapter):
             folder / "training.json",
             {
                 "trainable_params": self.trainable_params,
-                "losses": self.curve.losses,
-                "grad_norms": self.curve.grad_norms,
+                **self.curve.to_json(),
             },
         )
 
@@ -214,6 +213,6 @@ class Prefix(Method):
             raise StoreError(
                 f"prefix in {folder}: cannot be read ({error}); delete the folder and fit again"
             ) from error
-        adapter = PrefixAdapter(embeddings, data["trainable_params"], Curve(data["losses"], data["grad_norms"]))
+        adapter = PrefixAdapter(embeddings, data["trainable_params"], Curve.from_json(data))
         adapter.check(ctx.model)
         return adapter

@@ -82,11 +82,7 @@ class S0Adapter(Adapter):
         self._state.save(folder)
         write_json(
             folder / "training.json",
-            {
-                "losses": self.curve.losses,
-                "grad_norms": self.curve.grad_norms,
-                "trainable_params": self.trainable_params,
-            },
+            {**self.curve.to_json(), "trainable_params": self.trainable_params},
         )
 
 
@@ -171,7 +167,7 @@ class S0(JobMethod):
         return FitJob(one.examples, config, init)
 
     def adapter(self, ctx: FitContext, result: FitResult) -> S0Adapter:
-        return S0Adapter(result.state, self._count(result.state), Curve(result.losses, result.grad_norms))
+        return S0Adapter(result.state, self._count(result.state), Curve.of(result))
 
     def _count(self, state: InitialState) -> int:
         rank = self.settings.rank or 0
@@ -182,4 +178,4 @@ class S0(JobMethod):
     def load(self, ctx: FitContext, folder: Path) -> Adapter:
         state = InitialState.load(folder, ctx.layout)
         data = json.loads((folder / "training.json").read_text())
-        return S0Adapter(state, data["trainable_params"], Curve(data["losses"], data["grad_norms"]))
+        return S0Adapter(state, data["trainable_params"], Curve.from_json(data))

@@ -74,8 +74,7 @@ class OffsetAdapter(Adapter):
                 "arch": self.architecture,
                 "alpha": self.alpha,
                 "mode": self.mode,
-                "losses": self.curve.losses,
-                "grad_norms": self.curve.grad_norms,
+                **self.curve.to_json(),
             },
         )
 
@@ -140,7 +139,7 @@ class StateOffset(JobMethod):
         return passing
 
     def adapter(self, ctx: FitContext, result: FitResult) -> OffsetAdapter:
-        curve = Curve(result.losses, result.grad_norms)
+        curve = Curve.of(result)
         mode = self.settings.mode
         return OffsetAdapter(result.state.tensors, ctx.layout.architecture, self._alpha(), mode, curve)
 
@@ -158,7 +157,7 @@ class StateOffset(JobMethod):
             data["arch"],
             self._alpha(),
             data["mode"],
-            Curve(data["losses"], data["grad_norms"]),
+            Curve.from_json(data),
         )
         adapter.check(ctx.layout)
         return adapter

@@ -131,7 +131,10 @@ def training_curves(cells: Mapping[tuple[str, ...], Sequence[Record]]) -> list[d
     for cell, records in cells.items():
         name = cell_name((*cell[:4], "", "exact"))
         for record in sorted(records, key=lambda r: r.seed):
-            for quantity, values in (("loss", record.training.losses), ("gradient norm", record.training.grad_norms)):
+            t = record.training
+            # records of schema 1 kept what was minimised alone
+            loss = ("loss", t.losses) if t.losses else ("objective", t.objective)
+            for quantity, values in (loss, ("gradient norm", t.grad_norms)):
                 if len(values) < 2 or (name, quantity, record.seed) in drawn:
                     continue
                 drawn.add((name, quantity, record.seed))

@@ -7,16 +7,19 @@ file of their own. `values` is plain JSON whose keys the analysis documents.
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s0.data import digest
 from s0.errors import StoreError
+from s0.storage.decode import Malformed, decode, read_json
 from s0.storage.files import write_json
 
-SCHEMA_VERSION = 1
+#: 2: `sha256`, the hash of everything else in the file, is new
+SCHEMA_VERSION = 2
 SUFFIX = ".analysis.json"
 
 
@@ -45,22 +48,31 @@ class AnalysisResult:
 def write_result(folder: Path, result: AnalysisResult) -> Path:
     """Write atomically; the path is a function of what was analysed, so a repeated analysis replaces its result."""
     path = Path(folder) / result.file_name
-    write_json(path, dataclasses.asdict(result))
+    data = {**dataclasses.asdict(result), "schema_version": SCHEMA_VERSION}
+    write_json(path, {**data, "sha256": digest(data, 64)})
     return path
 
 
 def read_result(path: Path) -> AnalysisResult:
-    """Read one result. Raises StoreError naming the file when it is torn, foreign or of another schema version."""
+    """Read one result. Raises StoreError, one line naming the file, for everything that is not a whole result."""
+    way_out = "move it away and run the analysis again"
+    data = read_json(Path(path), "analysis", way_out)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: not a readable analysis ({error}); move it away and run the analysis again"
-        ) from error
-    known = {f.name for f in dataclasses.fields(AnalysisResult)}
-    if not isinstance(data, dict) or set(data) != known or data["schema_version"] != SCHEMA_VERSION:
-        raise StoreError(f"{path}: not a whole analysis of schema {SCHEMA_VERSION}; run the analysis again")
-    return AnalysisResult(**data)
+        if isinstance(data, dict) and data.get("schema_version") != 1:
+            stated = data.pop("sha256", None)
+            if stated != digest(data, 64):
+                raise Malformed("sha256 is missing or not that of the contents")
+        result = decode(AnalysisResult, data, "result")
+        if result.schema_version not in (1, SCHEMA_VERSION):
+            raise Malformed(f"schema_version={result.schema_version}: this version reads 1 and {SCHEMA_VERSION}")
+        for name in ("analysis", "model", "task"):
+            if not re.fullmatch(r"[^/\0]+", getattr(result, name)):
+                raise Malformed(f"result.{name}={getattr(result, name)!r}: must be a name")
+        if result.seed < 0:
+            raise Malformed(f"result.seed={result.seed}: must not be negative")
+    except Malformed as error:
+        raise StoreError(f"{path}: {error}; {way_out}") from error
+    return result
 
 
 def find_results(folders: Sequence[Path], analysis: str | None = None) -> list[AnalysisResult]:

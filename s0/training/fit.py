@@ -76,7 +76,7 @@ def fit_states(
     checkpointing    recompute activations in the backward pass (one decoder layer at a time)
     mix              rows of several jobs in one micro-batch; by default only off the CPU. On CPU a job's own micro-batches fill
                      the cores, and then its bytes do not depend on the jobs it is trained with
-    progress         called after every step with (step, n_steps, loss per job)
+    progress         called after every step with (step, n_steps, cross entropy per job)
     resume/on_step   a snapshot of an interrupted run, and a hook called after every step with (step, make_snapshot)
     through          rows (layer -> [batch, *shape]) -> context yielding the cache of one forward and backward pass, entered
                      in the thread of that pass; by default the rows are the states the batch starts from
@@ -104,16 +104,17 @@ def fit_states(
     )
     lambdas = torch.tensor([j.config.l2_lambda for j in jobs], device=home)
     losses: list[list[float]] = [[] for _ in jobs]
+    objectives: list[list[float]] = [[] for _ in jobs]
     norms: list[list[float]] = [[] for _ in jobs]
     if resume is not None:
         optimizer.load_state_dict(resume["optimizer"])
-        losses, norms = [list(x) for x in resume["losses"]], [list(x) for x in resume["grad_norms"]]
+        losses, objectives, norms = ([list(x) for x in resume[k]] for k in ("losses", "objectives", "grad_norms"))
     batches = make_batches(jobs, device, token_budget, pad_id, device.type != "cpu" if mix is None else mix)
     plain = functools.partial(_training_cache, layout)
     n_parallel = parallel_passes(model)
 
     def snapshot() -> dict[str, Any]:
-        return {"optimizer": optimizer.state_dict(), "losses": losses, "grad_norms": norms}
+        return {"optimizer": optimizer.state_dict(), "losses": losses, "objectives": objectives, "grad_norms": norms}
 
     with contextlib.ExitStack() as stack, torch.enable_grad():
         stack.enter_context(frozen(model))
@@ -138,13 +139,13 @@ def fit_states(
                 penalty = lambdas * params.l2()
                 if penalty.requires_grad:
                     penalty.sum().backward()
-                total += penalty.detach()
+                objective = total + penalty.detach()
                 step_norms = optimizer.step()
-            for n, (loss, norm) in enumerate(zip(total.tolist(), step_norms.tolist(), strict=True)):
-                losses[n].append(loss)
-                norms[n].append(norm)
+            for n, step_values in enumerate(zip(total.tolist(), objective.tolist(), step_norms.tolist(), strict=True)):
+                for values, value in zip((losses[n], objectives[n], norms[n]), step_values, strict=True):
+                    values.append(value)
             if progress:
                 progress(step + 1, n_steps, total.tolist())
             if on_step:
                 on_step(step + 1, snapshot)
-    return [FitResult(params.state(n), losses[n], norms[n]) for n in range(len(jobs))]
+    return [FitResult(params.state(n), losses[n], objectives[n], norms[n]) for n in range(len(jobs))]

@@ -46,10 +46,14 @@ class FitJob:
 
 @dataclass
 class FitResult:
-    """`state` has the configured alpha and normalize; lists have one entry per step (before that step's update)."""
+    """`state` has the configured alpha and normalize; lists have one entry per step (before that step's update).
+
+    `losses` is the cross entropy (nats per completion token), `objective` what is minimised: with the penalty on the norm.
+    """
 
     state: InitialState
     losses: list[float] = field(default_factory=list)
+    objective: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
 
     @property
@@ -82,7 +86,20 @@ class TrainingSet:
 
 @dataclass
 class Curve:
-    """Loss and gradient norm before each step's update."""
+    """Cross entropy, objective (with the penalty, where a method has one) and gradient norm before each step's update."""
 
     losses: list[float] = field(default_factory=list)
+    objective: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, result: FitResult) -> Curve:
+        return cls(result.losses, result.objective, result.grad_norms)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"losses": self.losses, "objective": self.objective, "grad_norms": self.grad_norms}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Curve:
+        """Raises KeyError where a list is missing."""
+        return cls(*(list(data[k]) for k in ("losses", "objective", "grad_norms")))

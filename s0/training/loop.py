@@ -67,7 +67,7 @@ def train_each(
     done: list[tuple[dict[str, Tensor], Curve]] = []
     resume = ctx.resume
     if resume is not None:
-        done = [(tensors, Curve(*curve)) for tensors, curve in resume["done"]]
+        done = [(tensors, Curve.from_json(curve)) for tensors, curve in resume["done"]]
     for position, one in enumerate(sets):
         if position < len(done):
             continue
@@ -101,16 +101,15 @@ def _train(
         for p, saved in zip(params, resume["params"], strict=True):
             p.data.copy_(saved)
         optimizer.load_state_dict(resume["optimizer"])
-        curve = Curve(list(resume["losses"]), list(resume["grad_norms"]))
+        curve = Curve.from_json(resume["curve"])
 
     def snapshot() -> dict[str, Any]:
         return {
-            "done": [(tensors, (c.losses, c.grad_norms)) for tensors, c in done],
+            "done": [(tensors, c.to_json()) for tensors, c in done],
             "current": {
                 "params": [p.detach().clone() for p in params],
                 "optimizer": optimizer.state_dict(),
-                "losses": list(curve.losses),
-                "grad_norms": list(curve.grad_norms),
+                "curve": {k: list(v) for k, v in curve.to_json().items()},
             },
         }
 
@@ -143,6 +142,7 @@ def _train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             curve.losses.append(total)
+            curve.objective.append(total)  # nothing but the cross entropy is minimised
             curve.grad_norms.append(norm)
             at = position * n_steps + step + 1
             if ctx.progress:

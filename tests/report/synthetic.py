@@ -52,7 +52,6 @@ def record(
         "model_info": {"name": "tiny_gdn", "weights_sha256": "w"},
         "task_info": {"name": "minieval", "dataset_hash": "d"},
         "method_info": {"label": label, "trainable_params": 12288, "inference_cost": "none"},
-        "training": TrainingSummary(1280, 16, 600, 48, losses=[2.0, 1.5, 1.2], grad_norms=[1.0, 0.8, 0.5], alpha=0.3),
         "baseline": _evaluation(base, "baseline"),
         "tuned": _evaluation(tuned, "tuned"),
         "controls": {"random_state": _evaluation(control, "random_state")} if control else {},
@@ -62,6 +61,8 @@ def record(
         "created": "2025-01-01T00:00:00+00:00",
     } | kw
     identity = ("config", "experiment", "model", "task", "created", "alpha", "model_info")
+    steps = {"losses": [2.0, 1.5, 1.2], "objective": [2.1, 1.6, 1.3], "grad_norms": [1.0, 0.8, 0.5]}
+    fields.setdefault("training", TrainingSummary(16, 1280, 600, 48, **steps, alpha=fields["alpha"]))
     fields.setdefault("key", digest([seed, label, *(fields[name] for name in identity)]))
     return Record(**fields)
 

@@ -48,7 +48,12 @@ def write_all(root: Path, seeds: int = 4) -> None:
                 alpha=alpha,
                 config={"method": {"name": name, "n_solutions": limit, **method}},
                 training=TrainingSummary(
-                    n_solutions=n_solutions, losses=[2, 1, 0.5], alpha=alpha, alpha_source="config"
+                    n_samples=999,
+                    n_passed=99,
+                    n_solutions=n_solutions,
+                    losses=[2, 1, 0.5],
+                    alpha=alpha,
+                    alpha_source="config",
                 ),
                 model_info={"name": model, "weights_sha256": model, "n_parameters": 780_000},
                 baseline_key="shared",

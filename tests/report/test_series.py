@@ -27,7 +27,7 @@ def s0_record(seed: int = 0, n_solved: int = 5, **method):
         alpha=alpha,
         model=model,
         config={"method": {"name": "s0", **method}},
-        training=TrainingSummary(n_solutions=48, alpha=alpha, alpha_source="config"),
+        training=TrainingSummary(n_samples=99, n_passed=48, n_solutions=48, alpha=alpha, alpha_source="config"),
         model_info={"n_parameters": {"small": 10, "large": 1000}.get(model, 100)},
     )
 

@@ -15,7 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from s0.storage.records import Record, TrainingSummary, find_record, write_record
+from s0.data import Outcome, Verdict
+from s0.storage.records import Evaluation, Record, TrainingSummary, find_record, write_record
 from s0.storage.store import Store
 
 
@@ -35,11 +36,14 @@ def weights(group: int) -> bytes:
     return hashlib.sha256(f"weights {group}".encode()).digest() * 1000
 
 
+OUTCOMES = Evaluation("x", "greedy", [Outcome("P/0", "y", Verdict("pass"), 1, 1)])
+
+
 def record(group: int) -> Record:
     return Record(
         key=f"{group:016x}", status="ok", experiment="", model="m", task="t", method="s0", seed=group, alpha=None, error=None,
         config={"group": group}, config_hash=f"{group:016x}", model_info={}, task_info={}, method_info={},
-        training=TrainingSummary(losses=[group / 7] * 50), baseline=None, tuned=None, controls={}, baseline_key="",
+        training=TrainingSummary(losses=[group / 7] * 50), baseline=OUTCOMES, tuned=OUTCOMES, controls={}, baseline_key="",
         environment={}, wall_s={}, created="2030-01-01T00:00:00Z",
     )  # fmt: skip
 

@@ -227,7 +227,7 @@ def test_a_read_only_folder_is_one_clear_error_and_still_readable(small_disk: Pa
 # -- records of other versions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 3, None, "1"])
 def test_a_record_of_another_schema_version_is_refused_by_name(version: object, tmp_path: Path) -> None:
     path = write_record(tmp_path, record(1))
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))

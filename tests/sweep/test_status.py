@@ -13,8 +13,9 @@ import pytest
 from s0.cli.compose import make_plan, parse_args
 from s0.config.resolve import to_json
 from s0.config.seeds import ranges
+from s0.data import Outcome, Verdict
 from s0.storage import keys
-from s0.storage.records import Record, TrainingSummary, write_record
+from s0.storage.records import Evaluation, Record, TrainingSummary, write_record
 from s0.storage.store import Store
 from s0.sweep.failures import failed_path, write_failed
 from s0.sweep.ledger import claim_name
@@ -30,13 +31,17 @@ def cells(tmp_path: Path) -> list[Planned]:
     return make_plan(parse_args(["-m", "method.alpha=0.1,0.2", "seed=0..4", *places])).cells
 
 
+OUTCOMES = Evaluation("x", "greedy", [Outcome("P/0", "y", Verdict("pass"), 1, 1)])
+
+
 def finished(cell: Planned, seed: int, seconds: float = 10.0) -> Record:
     c = cell.config
     return Record(
         key=f"k{seed}{keys.config(c)[:8]}", status="ok", experiment="", model=c.model.name, task=c.task.name,
         method=c.method.name, seed=seed, alpha=c.method.alpha, error=None, config={**to_json(c), "seed": seed},
-        config_hash=keys.config(c), model_info={}, task_info={}, method_info={}, training=TrainingSummary(), baseline=None,
-        tuned=None, controls={}, baseline_key="", environment={}, wall_s={"sample": seconds, "train": 2.0, "grade": 99.0},
+        config_hash=keys.config(c), model_info={}, task_info={}, method_info={}, training=TrainingSummary(alpha=c.method.alpha),
+        baseline=OUTCOMES, tuned=OUTCOMES, controls={}, baseline_key="", environment={},
+        wall_s={"sample": seconds, "train": 2.0, "grade": 99.0},
         created="2030-01-01T00:00:00Z",
     )  # fmt: skip
 
