@@ -81,7 +81,7 @@ def decode(cls: type[T], data: Any, where: str) -> T:
     Raises Malformed naming the field (`where` is the path to it).
     """
     try:
-        made: T = _decoder(cls)(data)
+        made: T = _decoder(cls)(data)  # type: ignore[arg-type]
     except _At as at:
         raise Malformed(f"{where}{''.join(reversed(at.path))}{at.problem}") from None
     return made
