@@ -103,6 +103,16 @@ def test_plus_tests_are_run_and_halved(tmp_path, sandbox):
     check(task, sandbox)
 
 
+def test_plus_tests_import_numpy(tmp_path):
+    row = {
+        **sanitized(2),
+        "test": PLUS_TEST.replace("import math", "import math\nimport numpy as np\nassert np.zeros(1).sum() == 0"),
+    }
+    task = make_task("mbpp_plus", {"path": write(tmp_path / "plus.jsonl", [row, {**sanitized(3), "test": PLUS_TEST}])})
+    with Sandbox(workers=1, packages=["numpy"]) as sandbox:
+        check(task, sandbox)
+
+
 def test_plus_rows_without_test_code_say_which_release_has_it(tmp_path):
     path = write(tmp_path / "plus.jsonl", [sanitized(2), sanitized(3)])
     with pytest.raises(DataError, match="task 2 has no column 'test'; take the release evalplus/mbppplus"):
