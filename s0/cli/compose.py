@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from s0.cli.errors import error_line, groups, unknown_option
+from s0.cli.hydra_settings import check_hydra, is_hydra, output_folder
+from s0.cli.tune import check_objective, check_search, preset
+from s0.cli.tune import wanted as tune_wanted
 from s0.config.registry import find, register
 from s0.config.resolve import resolve
 from s0.config.schema import Config
@@ -88,10 +91,16 @@ def make_plan(args: argparse.Namespace, configs: Path = CONFIGS, program: str = 
     multirun = args.multirun or "hydra.mode=MULTIRUN" in overrides
     try:
         with _hydra(configs) as loader:
+            check_hydra(overrides, multirun)
+            places = output_folder(loader, overrides, multirun)
+            overrides += places
             jobs, launcher = _jobs(loader, overrides, multirun)
             cells: list[Planned] = []
+            mine = [
+                o for o in overrides if is_hydra(o) and not key_of(o).startswith(("hydra/sweeper", "hydra.sweeper"))
+            ]
             for job in jobs:
-                for planned in _cells(job, [o for o in overrides if is_hydra(o)], configs):
+                for planned in _cells(job, mine, configs):
                     if all(planned.config != c.config for c in cells):
                         cells.append(planned)
     except ConfigError:
@@ -102,7 +111,12 @@ def make_plan(args: argparse.Namespace, configs: Path = CONFIGS, program: str = 
         ) from error
     for planned in cells:
         check_rest(planned.config)
-    return Plan([replace(c, program=program) for c in _noted(cells)], args.argv, launcher)
+        if launcher == "optuna":
+            check_objective(planned.config)
+    if launcher == "optuna" and len(cells) > 1:
+        raise ConfigError("hydra/sweeper=optuna: a preset has several cells; search one: model=... task=... method=...")
+    argv = _with(args.argv, [*places, *(preset(overrides) if launcher == "optuna" else [])])
+    return Plan([replace(c, program=program) for c in _noted(cells)], argv, launcher)
 
 
 def _noted(cells: list[Planned]) -> list[Planned]:
@@ -114,24 +128,38 @@ def _noted(cells: list[Planned]) -> list[Planned]:
     ]
 
 
-def is_hydra(override: str) -> bool:
-    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+def _with(argv: list[str], more: list[str]) -> list[str]:
+    """The command line with overrides added behind its first one (Hydra takes them in one row)."""
+    first = next((n for n, a in enumerate(argv) if "=" in a and not a.startswith("-")), len(argv) - 1)
+    return [*argv[: first + 1], *more, *argv[first + 1 :]] if more else argv
 
 
 def _jobs(loader: Any, overrides: list[str], multirun: bool) -> tuple[list[list[str]], str]:
     """Override lists of the jobs (the product of all sweeps, `glob(...)` included), and the launcher's name."""
     if not multirun:
-        for o in overrides:
-            if key_of(o).startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
-                raise ConfigError(f"{o}: only for a sweep; add -m")
         return [[o for o in overrides if not is_hydra(o)]], "basic"
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
+    if tune_wanted(overrides):
+        mine = [o for o in overrides if not is_hydra(o)]
+        parser = OverridesParser.create(config_loader=loader)
+        fixed = [o for o in mine if not parser.parse_overrides([o])[0].is_sweep_override()]
+        launched = any(key_of(o).startswith(("hydra/launcher", "hydra.launcher")) for o in overrides)
+        check_search(
+            [*mine, *(o for o in overrides if is_hydra(o))], [*fixed, *(o for o in overrides if is_hydra(o))], launched
+        )
+        return [fixed], "optuna"
+    for o in overrides:
+        if "interval(" in o.partition("=")[2]:
+            raise ConfigError(
+                f"{o}: a range has to be searched: add hydra/sweeper=optuna ({install_line('optuna')}), or list values: "
+                f"{key_of(o)}=A,B,C"
+            )
     cfg = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
     if not str(cfg.hydra.sweeper._target_).endswith("BasicSweeper"):
-        raise ConfigError("hydra/sweeper: only the basic sweeper is supported; leave it out")
+        raise ConfigError("hydra/sweeper: choices: basic (leave it out), optuna (a search by validation score)")
     params = [f"{k}={v}" for k, v in (cfg.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *cfg.hydra.overrides.task])
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]

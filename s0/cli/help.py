@@ -28,6 +28,8 @@ and measure it: sample, verify, train, evaluate, one record per seed.
 
 Options:
   -m, --multirun     sweep: every combination of a=1,2 b=3,4 (put it first)
+  -m hydra/sweeper=optuna 'method.lr=interval(1e-4,1e-2)'
+                     a search by the validation score of method.alpha=auto
   --dry-run          what would run, what is stored already, what it will cost
   --cfg job          the config of this command (--resolve: interpolations too)
   -cd, --config-dir  a folder of config groups of your own

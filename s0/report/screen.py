@@ -122,21 +122,28 @@ def results(records: Sequence[Record], width: int) -> str:
 
 
 def whereabouts(
-    records: Sequence[Record], reused: int, folder: Path, report: Path | None, state: Path | None, program: str
+    records: Sequence[Record],
+    reused: int,
+    folder: Path,
+    report: Path | None,
+    learned: tuple[Path, Path] | None,
+    program: str,
 ) -> str:
-    """Where the records, the page and the state of the first seed lie, and the lines that use the state."""
+    """Where the records, the page and the state of the first seed lie, and the lines that use the state.
+    `learned`: (file of that seed's record, folder of its adapter)."""
     lines = [f"{len(records)} record(s), {reused} of {len(records)} reused; table, figure and data: {folder}"]
     if report:
         lines.append(f"every answer with its verdict: {report}")
     first = next((r for r in records if r.status == "ok" and r.method == "s0"), None)
-    if state and first:
+    if learned and first:
         seeds = ranges(sorted({r.seed for r in records if r.method == "s0" and r.status == "ok"}))
         s0 = "s0 export" if program.startswith("s0") else "python -m s0 export"
         loads = str(first.model_info.get("path") or first.model)
         lines += [
             f"learned state of seed {first.seed}{f' (of {seeds})' if len(records) > 1 else ''}:",
-            f"  {state}",
-            f"  {s0} {first.config['records']} --seed {first.seed} -o my_state",
+            f"  {learned[1]}",
+            f"  {s0} -o my_state \\",
+            f"    {learned[0]}",
             "  from s0 import S0Trainer",
             f'  trainer = S0Trainer.from_pretrained("{_loads(loads)}")',
             '  trainer.load("my_state"); trainer.activate(); trainer.generate("...")',

@@ -67,7 +67,9 @@ def test_a_run_without_a_result_says_why(cell: list[Record]) -> None:
 
 
 def test_where_things_lie(cell: list[Record], tmp_path: Path) -> None:
-    text = screen.whereabouts(cell, 4, tmp_path, tmp_path / "report.html", tmp_path / "state", "s0 run")
+    text = screen.whereabouts(
+        cell, 4, tmp_path, tmp_path / "report.html", (tmp_path / "r.json", tmp_path / "state"), "s0 run"
+    )
     assert f"{len(cell)} record(s), 4 of {len(cell)} reused" in text
     for words in (
         "report.html",

@@ -14,6 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.dispatch import version
 from s0.cli.errors import error_line
 from s0.cli.help import help_text
-from s0.config.registry import register
+from s0.cli.tune import check_objective, hydra_main, objective, search
 from s0.config.schema import Config
 from s0.errors import ConfigError, DataError, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
@@ -29,7 +30,7 @@ from s0.storage.files import write_text
 from s0.storage.records import Record, read_record
 from s0.sweep.failures import Failure, show_failures
 from s0.sweep.ledger import CellOutcome, Sweep
-from s0.sweep.plan import Plan
+from s0.sweep.plan import Plan, Planned
 from s0.sweep.status import print_plan
 from s0.sweep.work import work
 from s0.sweep.workers import run_pool
@@ -82,7 +83,7 @@ def _terminate(*_: Any) -> None:
 def _hydra_says(argv: list[str]) -> int:
     """Hydra's own answers: --cfg, --info, --hydra-help, shell completion."""
     try:
-        _hydra_main(lambda cfg: None, argv)
+        hydra_main(lambda cfg: None, argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     except S0Error:
@@ -90,19 +91,6 @@ def _hydra_says(argv: list[str]) -> int:
     except Exception as error:
         raise ConfigError(error_line(error, CONFIGS) or str(error).splitlines()[0]) from error
     return 0
-
-
-def _hydra_main(task: Callable[[Any], Any], argv: list[str]) -> None:
-    import hydra
-
-    register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; they are shown as one line
-    saved = sys.argv
-    sys.argv = [saved[0], *argv]
-    try:
-        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(task)()
-    finally:
-        sys.argv = saved
 
 
 def run_plan(plan: Plan) -> int:
@@ -114,6 +102,8 @@ def run_plan(plan: Plan) -> int:
         return 0
     if first.workers and plan.launcher != "basic":
         raise ConfigError(f"workers={first.workers}: only without hydra/launcher={plan.launcher}; drop one of them")
+    if plan.launcher == "optuna":
+        return run_search(plan, start, begun)
     lost = ""
     if plan.launcher != "basic":
         sweep = Sweep.create(_folder(first), plan.cells)
@@ -132,6 +122,52 @@ def run_plan(plan: Plan) -> int:
     return finish(plan, outcomes, Path(first.out), time.monotonic() - start, begun)
 
 
+def run_search(plan: Plan, start: float, begun: float) -> int:
+    """Run the trials Optuna proposes; the end says which did best by validation. Returns the exit code."""
+    cells: list[Planned] = []
+    outcomes: list[CellOutcome] = []
+    scores: list[float] = []
+    out = Path(plan.cells[0].config.out)
+
+    def trial(overrides: list[str]) -> float:
+        (cell,) = make_plan(parse_args(overrides), program=plan.cells[0].program).cells
+        check_objective(cell.config)
+        print(f"[trial {len(cells) + 1}] {' '.join(overrides)}", flush=True)
+        sweep = Sweep()
+        work([cell], sweep)
+        outcome = sweep.get(0)
+        assert outcome is not None
+        cells.append(cell)
+        outcomes.append(outcome)
+        if outcome.failures:
+            raise S0Error(outcome.failures[0].message)
+        scores.append(objective([read_record(Path(p)) for p in outcome.records]))
+        print(f"  validation score {scores[-1]:.4f} (best so far {max(scores):.4f})", flush=True)
+        return scores[-1]
+
+    try:
+        search(trial, plan.argv)
+    except S0Error as error:
+        if not any(o.failures for o in outcomes):
+            outcomes.append(CellOutcome(failures=[_search_failure(plan, error)]))
+    except Exception as error:
+        line = " ".join((error_line(error, CONFIGS) or f"{type(error).__name__}: {error}").split())[:500]
+        outcomes.append(CellOutcome(failures=[_search_failure(plan, S0Error(line))]))
+    code = finish(replace(plan, cells=cells or plan.cells), outcomes, out, time.monotonic() - start, begun)
+    if scores:
+        best = max(range(len(scores)), key=scores.__getitem__)
+        print(
+            f"best of {len(scores)} trials by cross-validation on training problems: {scores[best]:.4f}; held-out figures above "
+            f"chose nothing; alone: {cells[best].command}"
+        )
+    return code
+
+
+def _search_failure(plan: Plan, error: S0Error) -> Failure:
+    cell = plan.cells[0]
+    return Failure(cell.label(), cell.config.seed, str(error), error.exit_code, cell.command)
+
+
 def _folder(config: Config) -> Path:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
     return Path(config.store).resolve() / "sweeps" / name
@@ -148,7 +184,7 @@ def _launch(plan: Plan, sweep: Sweep) -> str:
     """Hand the jobs to the chosen Hydra launcher and wait. Returns why jobs were lost, "" if the launcher is content."""
     task = remote_job(str(sweep.folder), os.getcwd())
     try:
-        _hydra_main(task, plan.argv)
+        hydra_main(task, plan.argv)
     except Exception as error:
         return " ".join((error_line(error, CONFIGS) or f"{type(error).__name__}: {error}").split())[:500]
     return ""
@@ -221,11 +257,12 @@ def closing(paths: Sequence[Path], records: Sequence[Record], out: Path, program
     write_summary(records, out)
     write_text(out / "screen.txt", screen.results(records, 80))
     report = write_report(paths, out / "report.html")
-    state = None
-    learned = next((r for r in records if r.status == "ok" and r.method == "s0"), None)
-    if learned:
-        with contextlib.suppress(DataError):  # the store may be gone
-            state = adapter_folder(learned)
+    learned = None
+    for path, record in zip(paths, records, strict=True):
+        if record.status == "ok" and record.method == "s0":
+            with contextlib.suppress(DataError):  # the store may be gone
+                learned = path, adapter_folder(record)
+            break
     reused = sum(p.stat().st_mtime < begun for p in paths)
     width = shutil.get_terminal_size((80, 24)).columns
-    return f"{screen.results(records, width)}\n\n{screen.whereabouts(records, reused, out, report, state, program)}"
+    return f"{screen.results(records, width)}\n\n{screen.whereabouts(records, reused, out, report, learned, program)}"
