@@ -74,7 +74,7 @@ def test_where_things_lie(cell: list[Record], tmp_path: Path) -> None:
     for words in (
         "report.html",
         str(tmp_path / "state"),
-        f"s0 export {cell[0].config['records']} --seed",
+        "s0 export -o my_state",
         "trainer.load",
     ):
         assert words in text
