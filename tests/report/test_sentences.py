@@ -13,7 +13,8 @@ from s0.report.aggregate import aggregate
 from s0.report.paper import sentences
 from s0.report.paper.build import PaperPaths, build
 from s0.report.paper.columns import mixed_notes, mixed_problems
-from s0.report.paper.comparisons import tuned_difference
+from s0.report.paper.comparisons import published_sentence, tuned_difference
+from s0.report.paper.context import Context
 from s0.stats import Interval, MeanStd
 from s0.storage.records import Record, write_record
 from s0.storage.results import AnalysisResult, write_result
@@ -145,6 +146,20 @@ def test_opposite_records_give_the_opposite_paper(sign: int, tmp_path: Path) -> 
     assert ("S0 raises it by 59.5" in main, "S0 lowers it by 59.5" in main) == (sign > 0, sign < 0)
     assert ("fades" in decay, "grows" in decay) == (sign > 0, sign < 0)
     assert (": a negative control" in prefix, "no negative control" in prefix) == (sign > 0, sign < 0)
+
+
+def test_opposite_published_figures_give_the_opposite_sentence(tmp_path: Path) -> None:
+    head = "model,task,method,accuracy_pct,accuracy_std,delta_pp,delta_std,n\n"
+    line = "qwen35_4b,humaneval,baseline,48.8,,,,10\nqwen35_4b,humaneval,s0,,,{},1.7,10\nqwen35_4b,humaneval,lora_r24,9.0,,,,3\n"
+    texts = {}
+    for delta in ("23.6", "-23.6", "0.4"):
+        folder = tmp_path / delta
+        folder.mkdir()
+        (folder / "summary.csv").write_text(head + line.format(delta))
+        texts[delta] = published_sentence(Context(tmp_path, folder), "qwen35_4b")
+    assert "S0 raises it by 23.6 ± 1.7 pp, LoRA r24 reaches 9.0 %." in texts["23.6"]
+    assert "S0 lowers it by 23.6 ± 1.7 pp" in texts["-23.6"]
+    assert "S0 shows no difference (+0.4 ± 1.7 pp)" in texts["0.4"]
 
 
 def test_no_sentence_of_the_text_claims_a_direction_by_itself() -> None:

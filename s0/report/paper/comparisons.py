@@ -126,9 +126,9 @@ def _macros(ctx: Context, experiment: str, model: str) -> dict[str, str]:
                 macros[f"rep{_MACRO[m]}Seeds"] = c.seeds(single)
     base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
     macros[f"pub{_MACRO[model]}Base"] = c.published_spread(base, "accuracy_pct", "accuracy_std")
-    macros[f"saysPub{_MACRO[model]}"] = _published_sentence(ctx, model)
+    macros[f"saysPub{_MACRO[model]}"] = published_sentence(ctx, model)
     for m in (model, STAND_IN[model]):
-        macros[f"says{_MACRO[m]}"] = _measured_sentence(ctx, experiment, m)
+        macros[f"says{_MACRO[m]}"] = measured_sentence(ctx, experiment, m)
     return macros
 
 
@@ -136,7 +136,7 @@ def _macros(ctx: Context, experiment: str, model: str) -> dict[str, str]:
 _TOLD = ("s0", "lora_r24", "state_offset")
 
 
-def _published_sentence(ctx: Context, model: str) -> str:
+def published_sentence(ctx: Context, model: str) -> str:
     """What the published summary says of each method, directions by Student's interval over its seeds."""
     base = ctx.published_row("summary", model=model, task="humaneval", method="baseline")
     parts = []
@@ -155,7 +155,7 @@ def _published_sentence(ctx: Context, model: str) -> str:
     return f"Published, {model_name(model)} (base model {start} %): {', '.join(parts)}."
 
 
-def _measured_sentence(ctx: Context, experiment: str, model: str) -> str:
+def measured_sentence(ctx: Context, experiment: str, model: str) -> str:
     """What the records say of each method, of S0 against LoRA, and of the random-state control."""
     found = {label: ctx.rows(experiment, model, label) for label in _TOLD}
     if not any(found.values()):
