@@ -93,7 +93,8 @@ def test_attack_code_that_breaks_compilers_is_cleaned(answer):
 
 def test_nothing_compiles_or_parses_model_text_in_this_process():
     """`compile`, `exec`, `eval` and the parsers stand only in files that run confined or limited, or on own text."""
-    allowed = {"sandbox/candidate.py", "sandbox/trial.py", "tasks/pycode.py", "tiny/benchmark.py", "storage/keys.py"}
+    confined = {"sandbox/candidate.py", "sandbox/serve.py", "sandbox/trial.py", "tasks/pycode.py"}
+    allowed = confined | {"tiny/benchmark.py", "storage/keys.py"}  # these read the project's own code
     found = set()
     for path in (ROOT / "s0").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
