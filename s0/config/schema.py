@@ -60,6 +60,11 @@ class TaskConfig:
     hub_id: str | None = setting(None, "data set on the hub")
     hub_revision: str | None = setting(None, "its revision")
     match: str = setting("official", "how answers are compared", choices=["official"])
+    gold: str = setting(
+        "warn",
+        "problems whose own reference solution fails: warn leaves them out, refuse ends the run, skip does not look",
+        choices=["warn", "refuse", "skip"],
+    )
     n_train: int | None = setting(None, "first n training problems (null: all)", low=1)
     n_eval: int | None = setting(None, "first n held-out problems (null: all)", low=1)
     samples_per_problem: int = setting(16, "completions sampled per training problem", low=1, high=4096)

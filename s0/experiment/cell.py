@@ -23,6 +23,9 @@ from s0.state.initial import InitialState
 from s0.storage import keys
 from s0.storage.records import Evaluation
 from s0.tasks import Task, task_of
+from s0.tasks.base import Part
+
+PARTS: tuple[Part, ...] = ("train", "heldout")
 
 
 class Cell:
@@ -37,6 +40,8 @@ class Cell:
         self.grader = Grader(self.task, config, resources.sandbox, resources.store)
         self.train_problems = self.task.problems("train")
         self.heldout = self.task.problems("heldout")
+        #: problems whose own reference solution does not pass: id -> why (known after `check_references`)
+        self.left_out: dict[str, str] | None = None
         self.wall: dict[str, float] = {}
         self._prompts: dict[str, tuple[int, ...]] = {}
         self.stop = tuple(self.task.stop)
@@ -62,16 +67,43 @@ class Cell:
             keys.config(self.config),
             self.checkpoint.key,
             self.task.dataset_hash(),
-            keys.messages([self.task.messages(p) for p in (*self.train_problems, *self.heldout)]),
+            keys.messages([self.task.messages(p) for part in PARTS for p in self.task.problems(part)]),
             self.stop,
             self.judging,
             seed,
         )
 
+    def check_references(self) -> None:
+        """Judge the data's reference solutions, before anything is sampled, and leave out the problems whose own solution
+        does not pass: no answer to them can be scored. Raises DataError where `task.gold` says refuse or nothing remains."""
+        if self.left_out is not None:
+            return
+        self.left_out = {}
+        if self.config.task.gold == "skip":
+            return
+        with self.timed("references"):
+            failed = self.grader.references([*self.train_problems, *self.heldout])
+        if not failed:
+            return
+        self.left_out = {i: f"{v.kind}: {v.detail}" for i, v in failed.items()}
+        total = len(self.train_problems) + len(self.heldout)
+        shown = "; ".join(f"{i} ({why})" for i, why in list(self.left_out.items())[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        what = (
+            f"{self.task.name}: the data's own reference solution does not pass for {len(failed)} of {total} problems"
+        )
+        self.train_problems = [p for p in self.train_problems if p.id not in failed]
+        self.heldout = [p for p in self.heldout if p.id not in failed]
+        way = "mend the data, give what the tests need (sandbox.packages, task.grading_timeout_s, sandbox.judge=inside)"
+        if self.config.task.gold == "refuse" or not self.train_problems or not self.heldout:
+            raise DataError(f"{what}: {shown}{more}; {way}, or score them all the same with task.gold=skip")
+        print(f"  {what}, they are left out: {shown}{more}", flush=True)
+
     # -- sampling and verifying the training problems ---------------------------------------------------------------
 
     def sample(self, seeds: list[int]) -> dict[int, list[list[Completion]]]:
         """seed -> per training problem its n completions, generated together and graded on the way."""
+        self.check_references()
         t = self.config.task
         units: list[Unit] = []
         for seed in seeds:

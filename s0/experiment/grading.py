@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -98,6 +98,32 @@ class Grader:
             return exc
         except Exception as exc:
             return Verdict("unjudged", f"cannot be judged: grading met {type(exc).__name__}: {exc}"[:300])
+
+    def references(self, problems: Sequence[Problem]) -> dict[str, Verdict]:
+        """Problem id -> verdict of those whose own reference solution does not pass; judged once, then stored. Raises
+        SandboxError where the machinery fails."""
+        answers = self.task.references()
+        items = {
+            self.key(p, f"reference:{answers[p.id]}"): GradingItem(p, answers[p.id])
+            for p in problems
+            if p.id in answers
+        }
+        verdicts = {k: Verdict.from_json(self._known[k]) for k in items if k in self._known}
+        missing = [k for k in items if k not in verdicts]
+        if missing:
+            with bar("references", len(missing), "reference solutions of the data", 1.0) as progress:
+                for start in range(0, len(missing), BATCH):
+                    part = missing[start : start + BATCH]
+                    made = self.task.grade_references([items[k] for k in part], self._sandbox())
+                    verdicts.update(zip(part, made, strict=True))
+                    self.log.append({k: verdicts[k].to_json() for k in part if verdicts[k].kind not in UNSTORED})
+                    for _ in part:
+                        progress.advance()
+            self._known = self.log.refresh()
+        for k, v in verdicts.items():
+            if v.kind == "infra":
+                raise SandboxError(f"the reference solution of {items[k].problem.id} cannot be judged: {v.detail}")
+        return {items[k].problem.id: v for k, v in verdicts.items() if not v.passed}
 
     def wait(self) -> None:
         """Until everything submitted is graded and stored. Raises SandboxError."""

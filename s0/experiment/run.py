@@ -48,6 +48,7 @@ def run_cell(
                 f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {ranges(todo)}",
                 flush=True,
             )
+            cell.check_references()
             samples = cell.sample(todo) if cell.method.trains else {seed: [] for seed in todo}
             solutions: dict[int, tuple[list[Example], int]] = {
                 s: cell.examples(samples[s]) if samples[s] else ([], 0) for s in todo
@@ -130,6 +131,7 @@ def _record(
             "n_heldout": len(cell.heldout),
             "source": str(getattr(cell.task, "source", "")),
             "grading": str(getattr(cell.task, "grading", "")),
+            "left_out": cell.left_out or {},
         },
         method_info={
             "label": cell.method.label(),

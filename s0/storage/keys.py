@@ -36,6 +36,7 @@ NOT_JUDGING = (
     "path",
     "hub_id",
     "hub_revision",
+    "gold",
     "n_train",
     "n_eval",
     "samples_per_problem",

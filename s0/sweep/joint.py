@@ -84,6 +84,8 @@ def train_ahead(configs: Sequence[Config], resources: Resources) -> list[dict[st
         todo = [_missing(cell) for cell in cells]
         if sum(map(bool, todo)) < 2:
             return spent
+        for cell in cells:
+            cell.check_references()
         first = cells[0]
         samples = first.sample(sorted(set().union(*todo)))
         examples = {s: first.examples(completions)[0] for s, completions in samples.items()}

@@ -61,5 +61,13 @@ class Task(abc.ABC):
     def dataset_hash(self) -> str:
         """Content hash of every problem of both parts (prompt, reference and split)."""
 
+    def references(self) -> dict[str, str]:
+        """Problem id -> its reference solution, where the data has one that can be judged; loads the data."""
+        return {}
+
+    def grade_references(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        """As `grade_many`, for reference solutions (`text` as the data has it, cleaned of nothing)."""
+        return self.grade_many(items, sandbox)
+
     def grade(self, problem: Problem, text: str, sandbox: Sandbox | None) -> Verdict:
         return self.grade_many([GradingItem(problem, text)], sandbox)[0]

@@ -46,6 +46,7 @@ class HumanEval(Benchmark):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
+        self._references: dict[str, str] = {}
         #: rows of the training table, where the data is split already
         self._n_train: int | None = None
         self.grading = "benchmark tests, " + ("layout repaired" if self.match == "official" else "published cleaning")
@@ -75,9 +76,9 @@ class HumanEval(Benchmark):
         return list(read_problems().values())
 
     def load(self) -> tuple[list[Problem], list[Problem]]:
-        problems = [
-            Problem(r["task_id"], r["prompt"], r["test"], {"entry_point": r["entry_point"]}) for r in self.read_rows()
-        ]
+        rows = self.read_rows()
+        self._references = {r["task_id"]: r.get("canonical_solution") or "" for r in rows}
+        problems = [Problem(r["task_id"], r["prompt"], r["test"], {"entry_point": r["entry_point"]}) for r in rows]
         at = self.split_at
         if self._n_train is not None:
             at = self._n_train
@@ -108,23 +109,34 @@ class HumanEval(Benchmark):
         )
         return body_layout(problem.prompt, code, entry_point)
 
+    def references(self) -> dict[str, str]:
+        self.problems("train")
+        return {i: code for i, code in self._references.items() if code.strip()}
+
+    def grade_references(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        return self._judge(items, [item.text for item in items], sandbox)
+
     def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        verdicts = self._judge(items, [self.clean(item.problem, item.text) for item in items], sandbox)
+        if self.match == "published":
+            return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
+        return verdicts
+
+    def _judge(self, items: Sequence[GradingItem], code: list[str], sandbox: Sandbox | None) -> list[Verdict]:
         # start-up: processes and their self-test, for those who only read the data
         from s0.sandbox import PythonCheck
 
         checks = [
             PythonCheck(
                 prompt=item.problem.prompt,
-                completion=self.clean(item.problem, item.text),
+                completion=completion,
                 test=item.problem.reference,
                 entry_point=item.problem.meta["entry_point"],
                 timeout_s=self.timeout_s,
             )
-            for item in items
+            for item, completion in zip(items, code, strict=True)
         ]
         verdicts: list[Verdict] = self._need_sandbox(sandbox).settle(checks)
-        if self.match == "published":
-            return [replace(v, detail=f"published cleaning: {v.detail}") for v in verdicts]
         return verdicts
 
 

@@ -21,6 +21,10 @@ class MiniEval(HumanEval):
     name = "minieval"
     instruction: ClassVar[str] = ""
 
+    def references(self) -> dict[str, str]:
+        """None for the shipped problems: the tests of this package judge them."""
+        return super().references() if self.path or self.hub_id else {}
+
     def read_rows(self) -> list[Mapping[str, Any]]:
         if self.path or self.hub_id:
             return super().read_rows()
