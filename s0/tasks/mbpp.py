@@ -41,6 +41,7 @@ class MBPP(Benchmark):
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
         self.grading = "benchmark assertions"
+        self._references: dict[str, str] = {}
 
     def load(self) -> tuple[list[Problem], list[Problem]]:
         source = Source(self.name, COLUMNS, self.path, self.hub_id, self.hub_revision, self.hub_config)
@@ -78,6 +79,7 @@ class MBPP(Benchmark):
             raise DataError(f"{where} has no column 'text' or 'prompt'; MBPP has one of them")
         test = program_test(where, "", self.tests(row))
         prompt = PROMPT.format(text=text, tests="\n".join(map(str, row["test_list"])))
+        self._references[f"mbpp/{row['task_id']}"] = str(row["code"])
         return Problem(f"mbpp/{row['task_id']}", prompt, test.to_reference(), {"entry_point": test.entry_point})
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
@@ -85,6 +87,14 @@ class MBPP(Benchmark):
 
     def clean(self, problem: Problem, text: str) -> str:
         return program_answer(ProgramTest.from_reference(problem.reference), text)
+
+    def references(self) -> dict[str, str]:
+        self.problems("train")
+        return {i: code for i, code in self._references.items() if code.strip()}
+
+    def grade_references(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
+        tests = [ProgramTest.from_reference(item.problem.reference) for item in items]
+        return grade_programs(self._need_sandbox(sandbox), tests, [item.text for item in items], self.timeout_s)
 
     def grade_many(self, items: Sequence[GradingItem], sandbox: Sandbox | None) -> list[Verdict]:
         tests = [ProgramTest.from_reference(item.problem.reference) for item in items]

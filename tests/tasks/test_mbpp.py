@@ -140,3 +140,11 @@ def test_humaneval_plus_in_both_releases(tmp_path, sandbox, form):
     texts = ["    return x / 2", "    return x * 0.5 + 1e-12", "    return x // 2", "    return None"]
     passed = [v.passed for v in task.grade_many([GradingItem(problem, text) for text in texts], sandbox)]
     assert passed == [True, True, False, False]
+
+
+def test_reference_solutions_are_judged_as_the_data_has_them(tmp_path, sandbox):
+    rows = [full(601), {**full(602), "code": WRONG[0]}, full(11)]
+    task = make_task("mbpp", {"path": write(tmp_path / "mbpp.jsonl", rows)})
+    answers = task.references()
+    items = [GradingItem(p, answers[p.id]) for p in task.problems("train")]
+    assert [v.passed for v in task.grade_references(items, sandbox)] == [True, False]
