@@ -31,6 +31,7 @@ ORDER = [
     ["experiment"],
     ["export"],
     ["analysis"],
+    ["writesae"],
     ["report", "tracking"],
     ["sweep"],
     ["cli"],
