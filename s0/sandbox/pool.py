@@ -26,6 +26,8 @@ from s0.sandbox.worker import Settings, Worker, WorkerDied
 
 Tier = Literal["auto", "landlock", "bwrap", "reduced"]
 _TIERS = ("auto", "landlock", "bwrap", "reduced")
+#: longest prompt, program or test, in characters
+MAX_TEXT = 32 << 20
 #: attempts per job before an infrastructure failure is raised
 ATTEMPTS = 3
 
@@ -288,6 +290,12 @@ class _Job:
         if self.work is None:
             return None
         message = dict(vars(self.work))
+        if isinstance(self.work, PythonCheck):
+            _check_data(self.work)
+            if type(self.work.completion) is not str or len(self.work.completion) > MAX_TEXT:
+                return Verdict(
+                    "error", f"the program is not text of at most {MAX_TEXT >> 20} Mi characters", 0.0, worker.tier
+                )
         if isinstance(self.work, SqlQuery):
             message["db_path"] = os.path.abspath(self.work.db_path)
         message["timeout_s"] = self.work.timeout_s or timeout_s
@@ -302,6 +310,17 @@ class _Job:
         if answer["kind"] != "rows":
             return SqlResult(answer["kind"], 0, [], answer["detail"], seconds, worker.tier)
         return _sql_result(body, self.work.db_path, seconds, worker.tier)
+
+
+def _check_data(check: PythonCheck) -> None:
+    """Raises DataFault for fields no program could make right."""
+    for name in ("prompt", "test", "entry_point"):
+        value = getattr(check, name)
+        if type(value) is not str or len(value) > MAX_TEXT:
+            raise DataFault(f"sandbox: {name}: must be text of at most {MAX_TEXT >> 20} Mi characters")
+    if not check.entry_point.isidentifier():
+        shown = wire.one_line(check.entry_point, 60)
+        raise DataFault(f"sandbox: entry_point={shown!r}: must be the name of a function or class")
 
 
 def _sql_result(body: bytes, db_path: str, seconds: float, tier: str) -> SqlResult:

@@ -209,6 +209,32 @@ def test_a_broken_data_set_raises(change: dict[str, str], part: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "kind", "part"),
+    [
+        ({"prompt": None}, "data", "prompt: must be text"),
+        ({"test": b"x"}, "data", "test: must be text"),
+        ({"test": "#" * (33 << 20)}, "data", "at most 32 Mi"),
+        ({"entry_point": "f(1)"}, "data", "must be the name"),
+        ({"entry_point": 3}, "data", "entry_point: must be text"),
+        ({"completion": None}, "error", "not text"),
+        ({"completion": "#" * (33 << 20)}, "error", "at most 32 Mi"),
+        ({"completion": "\ud800"}, "error", ""),
+        ({"completion": "\0"}, "error", ""),
+    ],
+)
+def test_malformed_checks_cost_one_line_and_no_worker(auto: Sandbox, change: dict, kind: str, part: str) -> None:
+    fields = {"prompt": PROMPT, "completion": "    return x + 1\n", "test": TEST, "entry_point": "f", **change}
+    assert auto.check(GOOD).passed
+    started = auto.started
+    [verdict] = auto.settle([PythonCheck(**fields)])
+    assert verdict.kind == kind
+    assert part in verdict.detail
+    assert "\n" not in verdict.detail
+    assert auto.check(GOOD).passed
+    assert auto.started == started
+
+
+@pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ({"workers": 0}, "workers=0"),
