@@ -10,7 +10,7 @@ call. Results are floats for 1-d input and arrays of shape [...] otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,23 @@ class MeanStd:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval [low, high] for a mean; NaN bounds where there is none. `over`: what was resampled."""
+    """A confidence interval [low, high] for a mean; NaN bounds where there is none. `over`: what would be drawn again."""
 
     mean: float
     low: float
     high: float
     over: str
     level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Result of `crossed`: interval of the mean difference (units of the differences), two-sided p of no difference,
+    and how many independent observations the differences are worth."""
+
+    interval: Interval
+    p_value: float
+    n_effective: float
 
 
 def _samples(values: ArrayLike) -> Array:
@@ -264,66 +274,99 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(v) for v in adjusted]
 
 
-def _tail(df: float, level: float, n: int) -> float:
-    """Tail mass whose normal quantile equals sqrt(n / (n - 1)) times the t quantile: the expanded percentile interval
-    (Hesterberg 2015, "What teachers should know about the bootstrap", section 5), exact for normal means."""
+def crossed(differences: ArrayLike, *, level: float = 0.95) -> Crossed:
+    """Does the mean difference stand if the seeds *and* the problems were drawn again? Score test and interval.
+
+    `differences` [seeds, problems] holds tuned minus baseline correctness (-1, 0, 1, or differences of c/n), the
+    problems in the same order for every seed. Assumes seeds drawn alike, problems drawn alike and independent.
+
+    Error of the mean: that of the problem means (`ep`, which holds problem effects shared by all seeds and the chance of
+    single runs), plus what the seed means vary beyond the interaction, max(es - ee, 0): the components of a two-way
+    layout without the negative part. Their t quantiles are averaged by weight (Cochran and Cox 1957, section 4.14).
+    The variance is not taken at the estimate but under each hypothetical mean (score interval for paired proportions,
+    Tango 1998), for an effective number of observations (Rao and Scott 1992): rare changes then have honest intervals,
+    changes without spread have a p, and p < 1 - level exactly where the interval leaves 0 out. Where nothing changes, or
+    everything one way, the interval is exact (Clopper and Pearson) for `problems` observations.
+
+    One seed: over problems alone, and nothing is said of other seeds. Fewer than two problems: NaN.
+    """
+    from scipy import optimize, special
+
+    x = np.asarray(differences, dtype=np.float64)
+    if x.ndim != 2:
+        raise ValueError(f"crossed: shape {x.shape}: need [seeds, problems]")
+    n_seeds, n_problems = x.shape
+    over = "problems" if n_seeds == 1 else "seeds x problems"
+    if n_seeds == 0 or n_problems < 2:
+        mean = float(x.mean()) if x.size else math.nan
+        return Crossed(Interval(mean, math.nan, math.nan, over, level), math.nan, math.nan)
+    mean, up, down = float(x.mean()), float(np.maximum(x, 0).mean()), float(np.maximum(-x, 0).mean())
+    # the largest share of problems that can be otherwise when none of them was
+    bound = 1 - ((1 - level) / 2) ** (1 / n_problems)
+    if not x.any():
+        return Crossed(Interval(0.0, -bound, bound, over, level), 1.0, float(n_problems))
+    by_seed, by_problem = x.mean(axis=1), x.mean(axis=0)
+    from_problems = float(by_problem.var(ddof=1)) / n_problems
+    from_seeds = 0.0
+    if n_seeds > 1:
+        residual = x - by_seed[:, None] - by_problem + mean
+        interaction = float((residual**2).sum()) / ((n_seeds - 1) * (n_problems - 1)) / x.size
+        from_seeds = max(float(by_seed.var(ddof=1)) / n_seeds - interaction, 0.0)
+    total, independent = from_seeds + from_problems, up + down - mean**2
+    if min(total, independent) <= _CONSTANT:
+        # every evaluation changed alike, or changes cancel in every seed and problem: the problems are what was seen
+        n, share = float(n_problems), 0.0
+    else:
+        n, share = independent / total, from_seeds / total
+
+    def quantile(p: float) -> float:
+        """Two-sided critical value for p."""
+        of_seeds = special.stdtrit(n_seeds - 1, p / 2) if share else 0.0
+        return -float(share * of_seeds + (1 - share) * special.stdtrit(n_problems - 1, p / 2))
+
+    def variance(mu: float) -> float:
+        """Of one difference, were `mu` the mean: maximum likelihood of the down share given up - down = mu."""
+        b, c = (2 - up + down) * mu - up - down, -down * mu * (1 - mu)
+        share_down = (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 4
+        return max(2 * share_down + mu * (1 - mu), 0.0)
+
+    t = abs(mean) / math.sqrt(variance(0.0) / n)
+    p = _p_of(t, quantile, 2 * special.stdtr(n_problems - 1, -t), 2 * special.stdtr(max(n_seeds - 1, 1), -t), share)
+    if abs(mean) == 1:
+        inner = mean * (1 - 2 * bound)
+        return Crossed(Interval(mean, min(mean, inner), max(mean, inner), over, level), p, n)
+    squared = quantile(1 - level) ** 2
+
+    def excess(mu: float) -> float:
+        return n * (mean - mu) ** 2 - squared * variance(mu)
+
+    low, high = (float(optimize.brentq(excess, *sorted((end, mean)), xtol=1e-12)) for end in (-1.0, 1.0))
+    return Crossed(Interval(mean, low, high, over, level), p, n)
+
+
+def _p_of(t: float, quantile: Callable[[float], float], low: float, high: float, share: float) -> float:
+    """The p whose critical value is `t`; it lies between those of the two components' degrees of freedom."""
+    from scipy import optimize
+
+    if share == 0 or t == 0 or low >= high:
+        return float(low if share == 0 or t == 0 else high)
+    ends = math.log(low) if low > 0 else -700.0, math.log(high)
+    gaps = [quantile(math.exp(e)) - t for e in ends]
+    if gaps[0] * gaps[1] >= 0:
+        return float(high if abs(gaps[1]) <= abs(gaps[0]) else low)
+    return math.exp(optimize.brentq(lambda e: quantile(math.exp(e)) - t, *ends, xtol=1e-12))
+
+
+def mean_interval(values: ArrayLike, *, over: str, level: float = 0.95) -> Interval:
+    """Where does the mean lie if these runs were drawn again? Student's interval for independent, roughly normal runs.
+
+    `over` names what is drawn again. n < 2 gives NaN bounds; values without spread give a point.
+    """
     from scipy import special
 
-    quantile = math.sqrt(n / (n - 1)) * float(special.stdtrit(df, 1 - (1 - level) / 2))
-    return float(special.ndtr(-quantile))
-
-
-def _resample(rng: np.random.Generator, n: int, n_resamples: int) -> Array:
-    """Bootstrap weights [n_resamples, n] that sum to 1 in each row."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
-
-
-def bootstrap_mean(
-    values: ArrayLike, *, over: str, level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Where does the mean lie if these runs (or these problems) were drawn again? Expanded percentile bootstrap.
-
-    `over` names what is resampled ("seeds" or "problems"). Assumes independent items. With fewer than about 5 items the
-    interval cannot reach beyond their range and covers less than its level. n < 2 gives NaN bounds. Deterministic for
-    one `seed`.
-    """
     x = _samples(values)
     if x.size < 2:
         return Interval(float(x[0]) if x.size else math.nan, math.nan, math.nan, over, level)
-    means = _resample(np.random.default_rng(seed), x.size, n_resamples) @ x
-    tail = _tail(x.size - 1, level, x.size)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(x.mean()), float(low), float(high), over, level)
-
-
-def bootstrap_seeds_problems(
-    differences: ArrayLike, *, level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Where does the mean difference lie if both the seeds *and* the problems were drawn again? Hierarchical bootstrap.
-
-    `differences` [seeds, problems] holds tuned minus baseline correctness (-1, 0, 1, or differences of c/n), the
-    problems in the same order for every seed. Seeds and problems are crossed, so both are resampled independently (the
-    pigeonhole bootstrap, Owen 2007, slightly conservative); the percentiles are expanded for the Satterthwaite degrees
-    of freedom of the two components. One seed: problems alone. One problem or none: NaN bounds. Deterministic for one
-    `seed`.
-    """
-    x = np.asarray(differences, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"bootstrap_seeds_problems: shape {x.shape}: need [seeds, problems]")
-    n_seeds, n_problems = x.shape
-    if n_seeds == 0 or n_problems < 2:
-        return Interval(float(x.mean()) if x.size else math.nan, math.nan, math.nan, "seeds x problems", level)
-    if n_seeds == 1:
-        return bootstrap_mean(x[0], over="problems", level=level, n_resamples=n_resamples, seed=seed)
-    rng = np.random.default_rng(seed)
-    by_seed = _resample(rng, n_seeds, n_resamples) @ x
-    means = (by_seed * _resample(rng, n_problems, n_resamples)).sum(axis=1)
-    error_seeds = x.mean(axis=1).var(ddof=1) / n_seeds
-    error_problems = x.mean(axis=0).var(ddof=1) / n_problems
-    total = error_seeds + error_problems
-    if total == 0:
-        return Interval(float(x.mean()), float(x.mean()), float(x.mean()), "seeds x problems", level)
-    df = total**2 / (error_seeds**2 / (n_seeds - 1) + error_problems**2 / (n_problems - 1))
-    tail = _tail(df, level, math.ceil(df) + 1)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(x.mean()), float(low), float(high), "seeds x problems", level)
+    mean, variance = (float(v) for v in _moments(x))
+    half = -float(special.stdtrit(x.size - 1, (1 - level) / 2)) * math.sqrt(variance / x.size)
+    return Interval(mean, mean - half, mean + half, over, level)

@@ -2,11 +2,15 @@
 
 A cell is (experiment, model, task, method label, alpha, padding, settings). `settings` are the method's and task's
 configuration: two records that differ in them are never averaged, and the differing keys are shown in the row's name.
+
+The order in which records arrive plays no part: rows stand in the order of their cells (`sort_key`: experiment, model,
+task, method, alpha, padding; numbers inside names by value), seeds and problems of a row are sorted.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,8 +38,10 @@ _NAN = MeanStd(math.nan, math.nan, 0)
 class Row:
     """One table row. Accuracies are percent, deltas percentage points; `n_seeds` counts the records with status "ok".
 
-    `baseline_note` says whether the seeds share one baseline evaluation; where they do, `welch_p` compares the tuned
-    runs with one number repeated, and `paired_p` (a one-sample test of the per-seed deltas) asks that question openly.
+    `p_value` is the one to lead with: over what `interval.over` names, seeds and problems where the seeds saw the same
+    problems. `p_holm` is it after Holm's adjustment for the `n_family` settings of the same method that were tried.
+    `welch_p` (the published test) and `paired_p` are over seeds only: they ask for other seeds on these very problems.
+    Where seeds share one baseline evaluation Welch's baseline sample is one number repeated, and both are the same.
     """
 
     experiment: str
@@ -55,6 +61,9 @@ class Row:
     solved: MeanStd = _NAN
     broken: MeanStd = _NAN
     controls: Mapping[str, MeanStd] = field(default_factory=dict)
+    p_value: float = math.nan
+    p_holm: float = math.nan
+    n_family: int = 1
     welch_p: float = math.nan
     paired_p: float = math.nan
     #: exact McNemar test over problems, for a cell of one seed evaluated greedily
@@ -63,6 +72,11 @@ class Row:
     interval: Interval = field(default_factory=lambda: Interval(math.nan, math.nan, math.nan, "none"))
     n_baselines: int = 0
     n_problems: int = 0
+    #: False where the seeds were evaluated on different problems: there is no p or interval over problems then
+    same_problems: bool = True
+    #: what each seed chose, for alpha=auto, in increasing order, and how many of them lie at an end of their grid
+    chosen_alphas: tuple[float, ...] = ()
+    n_alpha_at_edge: int = 0
     #: records of a seed that a newer record with equal settings replaces
     n_superseded: int = 0
 
@@ -80,6 +94,15 @@ class Row:
         return f"{self.n_seeds} seeds share {self.n_baselines} baseline evaluations"
 
     @property
+    def alpha_text(self) -> str:
+        """The alpha, or the median of what `auto` chose with its range over seeds: `0.3 (0.1–1)`."""
+        if not self.chosen_alphas:
+            return self.alpha
+        low, high = self.chosen_alphas[0], self.chosen_alphas[-1]
+        middle = f"{float(np.median(self.chosen_alphas)):.3g}"
+        return middle if low == high else f"{middle} ({low:g}–{high:g})"
+
+    @property
     def control(self) -> MeanStd:
         """Delta of the random-state control over the baseline (the first control where there are several)."""
         return next(iter(self.controls.values()), _NAN)
@@ -90,7 +113,7 @@ class Row:
 
     @property
     def status_text(self) -> str:
-        return ", ".join(f"{n} {name}" for name, n in self.status.items())
+        return ", ".join(f"{self.status[name]} {name}" for name in sorted(self.status, key=lambda s: (s != "ok", s)))
 
 
 def compact_seeds(seeds: Sequence[int]) -> str:
@@ -165,8 +188,35 @@ def _complete(settings: list[dict[str, Any]], members: list[Record]) -> None:
             values.update({k: like[k] for k in _IDENTITY})
 
 
+def sort_key(texts: Sequence[str]) -> list[list[tuple[int, float, str]]]:
+    """Sorts names with the numbers inside them by value: lora_r8 before lora_r24, alpha 0.3 before 1, auto last."""
+
+    def parts(text: str) -> list[tuple[int, float, str]]:
+        pieces = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+        return [(0, float(v), v) if i % 2 else (1, 0.0, v) for i, v in enumerate(pieces) if v]
+
+    return [parts(text) for text in texts]
+
+
+def _cell(record: Record) -> tuple[str, ...]:
+    label, alpha = method_label(record), alpha_text(record)
+    return (record.experiment, record.model, record.task, label, alpha, _padding(record))
+
+
+def _newer(a: Record, b: Record) -> bool:
+    """Whether `a` replaces `b`; a tie in time is broken by what they hold, so that the order they came in cannot."""
+    if (a.created, a.key) != (b.created, b.key):
+        return (a.created, a.key) > (b.created, b.key)
+    return repr(a) > repr(b)
+
+
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """Records in the one order every table and figure uses: by cell, then seed, then key and time."""
+    return sorted(records, key=lambda r: (sort_key(_cell(r)), r.seed, r.key, r.created))
+
+
 def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by cell, in order of first appearance; within a cell one record per seed (the newest of equal keys).
+    """Records by cell, cells and seeds in order (`sort_key`); of records with equal keys the newest.
 
     Keys are (experiment, model, task, label, alpha, padding); where one such cell holds different settings it is split
     and the label gets the differing keys, as in `s0 [method.layers=early]`. Records that did not finish are put in the
@@ -176,13 +226,11 @@ def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Recor
     for record in records:
         # two experiments may share a cell; each keeps its own record of it
         identity = (record.experiment, record.key)
-        if identity not in newest or record.created >= newest[identity].created:
+        if identity not in newest or _newer(record, newest[identity]):
             newest[identity] = record
     cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in newest.values():
-        cells[
-            (record.experiment, record.model, record.task, method_label(record), alpha_text(record), _padding(record))
-        ].append(record)
+    for record in ordered(list(newest.values())):
+        cells[_cell(record)].append(record)
     split: dict[tuple[str, ...], list[Record]] = {}
     for cell, members in cells.items():
         settings = [_settings(r) for r in members]
@@ -193,7 +241,7 @@ def group_records(records: Sequence[Record]) -> dict[tuple[str, ...], list[Recor
             suffix = ", ".join(f"{k}={values.get(k)}" for k in differing)
             label = f"{cell[3]} [{suffix}]" if suffix else cell[3]
             split.setdefault((*cell[:3], label, *cell[4:]), []).append(record)
-    return split
+    return {cell: split[cell] for cell in sorted(split, key=sort_key)}
 
 
 def scores(evaluation: Evaluation) -> dict[str, float]:
@@ -204,31 +252,42 @@ def scores(evaluation: Evaluation) -> dict[str, float]:
 
 
 def difference_matrix(records: Sequence[Record]) -> Any:
-    """Tuned minus baseline correctness, float [seeds, problems]; None where the seeds saw different problems."""
+    """Tuned minus baseline correctness, float [seeds, problems], both sorted; None where seeds saw different problems."""
     rows, order = [], None
-    for record in records:
+    for record in sorted(records, key=lambda r: r.seed):
         if record.tuned is None or record.baseline is None:
             return None
         tuned, base = scores(record.tuned), scores(record.baseline)
-        order = order if order is not None else list(tuned)
+        order = order if order is not None else sorted(tuned)
         if set(tuned) != set(order) or set(base) != set(order):
             return None
         rows.append([tuned[p] - base[p] for p in order])
     return np.asarray(rows, dtype=np.float64) if rows else None
 
 
-def aggregate(records: Sequence[Record], *, n_resamples: int = 10_000) -> list[Row]:
-    """One row per cell. Records that are not "ok" are counted in `status` and enter no average."""
-    return [_row(cell, members, n_resamples) for cell, members in group_records(records).items()]
+def aggregate(records: Sequence[Record]) -> list[Row]:
+    """One row per cell, whatever order the records come in. Records that are not "ok" are counted in `status` and enter
+    no average. Rows of one method on one model and task (the alphas, layers, ranks of a sweep) are one family for Holm."""
+    rows = [_row(cell, members) for cell, members in group_records(records).items()]
+    families: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if not math.isnan(row.p_value):
+            families[row.experiment, row.model, row.task, row.method].append(i)
+    for members in families.values():
+        adjusted = stats.holm([rows[i].p_value for i in members])
+        for i, p in zip(members, adjusted, strict=True):
+            rows[i] = replace(rows[i], p_holm=p, n_family=len(members))
+    return rows
 
 
-def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
+def _row(cell: tuple[str, ...], members: list[Record]) -> Row:
     experiment, model, task, label, alpha, padding = cell
     ok = newest_per_seed([r for r in members if r.status == "ok"])
     status: dict[str, int] = defaultdict(int)
     for record in members:
         status[record.status] += 1
     evaluation = next((e for r in ok for e in (r.tuned, r.baseline) if e is not None), None)
+    chosen = [r for r in ok if alpha == "auto" and r.alpha is not None]
     row = Row(
         experiment,
         model,
@@ -239,11 +298,13 @@ def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
         padding,
         evaluation.protocol if evaluation else "",
         len(ok),
-        tuple(sorted(r.seed for r in ok)),
+        tuple(r.seed for r in ok),
         dict(status),
         n_problems=len(evaluation.outcomes) if evaluation else 0,
         n_superseded=sum(r.status == "ok" for r in members) - len(ok),
         n_baselines=len({r.baseline_key for r in ok if r.baseline is not None}),
+        chosen_alphas=tuple(sorted(float(r.alpha or 0) for r in chosen)),
+        n_alpha_at_edge=sum(at_edge(float(r.alpha or 0), r.training.alpha_scores) for r in chosen),
     )
     base = [100 * r.baseline.accuracy for r in ok if r.baseline is not None]
     row = replace(row, base=stats.mean_std(base))
@@ -253,25 +314,38 @@ def _row(cell: tuple[str, ...], members: list[Record], n_resamples: int) -> Row:
         return row
     before = [100 * r.baseline.accuracy for r in both if r.baseline is not None]
     after = [100 * r.tuned.accuracy for r in both if r.tuned is not None]
+    deltas = [r.delta_pp for r in both]
     flips = [r.flips() for r in both]
     matrix = difference_matrix(both)
+    paired_p = stats.paired_t(after, before).p_value
     if matrix is not None:
-        interval = stats.bootstrap_seeds_problems(100 * matrix, n_resamples=n_resamples)
+        found = stats.crossed(matrix)
+        leading_p, unit = found.p_value, found.interval
+        interval = Interval(100 * unit.mean, 100 * unit.low, 100 * unit.high, unit.over, unit.level)
     else:
-        interval = stats.bootstrap_mean([r.delta_pp for r in both], over="seeds", n_resamples=n_resamples)
+        leading_p, interval = paired_p, stats.mean_interval(deltas, over="seeds")
     return replace(
         row,
         tuned=stats.mean_std(after),
-        delta=stats.mean_std([r.delta_pp for r in both]),
+        delta=stats.mean_std(deltas),
         solved=stats.mean_std([len(s) for s, _ in flips]),
         broken=stats.mean_std([len(b) for _, b in flips]),
         controls=_controls(both),
+        p_value=leading_p,
+        p_holm=leading_p,
         welch_p=stats.welch(after, before).p_value,
-        paired_p=stats.paired_t(after, before).p_value,
+        paired_p=paired_p,
         mcnemar_p=_mcnemar(both, flips),
         effect_size=stats.hedges_g(after, before),
         interval=interval,
+        same_problems=matrix is not None,
     )
+
+
+def at_edge(alpha: float, grid: Iterable[str | float]) -> bool:
+    """Whether a chosen alpha is the smallest or largest of what it was chosen from: the best may lie outside."""
+    values = sorted(float(a) for a in grid)
+    return len(values) > 1 and alpha in (values[0], values[-1])
 
 
 def _mcnemar(records: Sequence[Record], flips: Sequence[tuple[list[str], list[str]]]) -> float:
@@ -281,12 +355,12 @@ def _mcnemar(records: Sequence[Record], flips: Sequence[tuple[list[str], list[st
 
 
 def newest_per_seed(records: list[Record]) -> list[Record]:
-    """Two runs of one seed are not two seeds: the newer one counts."""
+    """One record per seed, by seed. Two runs of one seed are not two seeds: the newer one counts."""
     newest: dict[int, Record] = {}
     for record in records:
-        if record.seed not in newest or record.created >= newest[record.seed].created:
+        if record.seed not in newest or _newer(record, newest[record.seed]):
             newest[record.seed] = record
-    return list(newest.values())
+    return [newest[seed] for seed in sorted(newest)]
 
 
 def _controls(records: Sequence[Record]) -> dict[str, MeanStd]:

@@ -99,7 +99,7 @@ def _part(done: Sequence[Record], column: str, value: str) -> tuple[str, ...]:
     size = 0
     for r in done:
         assert r.baseline is not None
-        ids = {o.problem_id for o in r.baseline.outcomes if str(o.meta.get(column)) == value}
+        ids = sorted({o.problem_id for o in r.baseline.outcomes if str(o.meta.get(column)) == value})
         size = max(size, len(ids))
         before = scores(r.baseline)
         base.append(100 * float(np.mean([before[i] for i in ids])))
@@ -107,8 +107,8 @@ def _part(done: Sequence[Record], column: str, value: str) -> tuple[str, ...]:
             after = scores(r.tuned)
             tuned.append(100 * float(np.mean([after[i] for i in ids])))
             ups, downs = r.flips()
-            solved.append(len(ids.intersection(ups)))
-            broken.append(len(ids.intersection(downs)))
+            solved.append(len(set(ids).intersection(ups)))
+            broken.append(len(set(ids).intersection(downs)))
     deltas = [t - b for b, t in zip(base, tuned, strict=False)]
     return (
         str(size),

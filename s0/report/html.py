@@ -20,6 +20,7 @@ from typing import Any
 from s0.data import Verdict
 from s0.errors import StoreError
 from s0.report.aggregate import Row, aggregate, group_records, method_label
+from s0.report.aggregate import ordered as in_order
 from s0.report.formats import Table
 from s0.report.summary import rows_to_table
 from s0.storage.files import read_jsonl, write_text
@@ -184,6 +185,7 @@ def html_table(table: Table) -> str:
 
 def render(records: Sequence[Record], prompts: Prompts | None = None, title: str = "S0 tuning: results") -> str:
     """The whole page as text. `prompts` maps (task, problem id) to the prompt shown beside the completions."""
+    records = in_order(records)
     rows = aggregate(records)
     cells = group_records(records)
     strings = Strings()

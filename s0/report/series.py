@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from s0.errors import DataError
-from s0.report.aggregate import Row, aggregate, alpha_text
+from s0.report.aggregate import Row, aggregate, alpha_text, ordered
 from s0.storage.records import Record
 
 LAYER_GROUPS = ("early", "middle", "late", "all")
 
 
 def by(records: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
-    """Records grouped by `key`, in order of first appearance."""
+    """Records grouped by `key`, groups in the order of `ordered` records."""
     groups: dict[Any, list[Record]] = {}
-    for record in records:
+    for record in ordered(records):
         groups.setdefault(key(record), []).append(record)
     return groups
 
