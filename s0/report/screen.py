@@ -14,13 +14,13 @@ from s0.paths import EMBEDDED_MODELS
 from s0.report.aggregate import Row, aggregate, group_records
 from s0.report.breakdown import pass_at_k_tables
 from s0.report.formats import Table, number, p_text, plain, spread
-from s0.report.summary import fold_constant, rows_to_table
+from s0.report.summary import OVER, fold_constant, text_table
 from s0.storage.records import Record
 
 #: with more cells than this the table speaks for itself
 SENTENCES = 4
 #: columns a narrow terminal can do without, the least needed first; the file has them all
-DROPPED = ("status", "Welch p", "paired p", "seeds", "broken", "solved", "alpha", "control pp", "base %")
+DROPPED = ("status", "seeds p", "Welch p", "paired p", "seeds", "broken", "solved", "control", "base")
 
 
 def sentences(records: Sequence[Record], width: int) -> str:
@@ -60,12 +60,9 @@ def _interval(row: Row) -> str:
 
 
 def _p(row: Row) -> tuple[float, str]:
-    """The p-value a sentence may lead with, and what it is over: seeds and problems where there is one."""
-    for name, over in (("p", "seeds and problems"), ("mcnemar_p", "problems"), ("paired_p", "seeds only")):
-        value = getattr(row, name, math.nan)
-        if not math.isnan(value):
-            return value, over
-    return math.nan, ""
+    """The p-value a sentence leads with, what it is over, and what it was adjusted for."""
+    over = OVER.get(row.interval.over, row.interval.over)
+    return row.p_holm, over + (f", Holm over {row.n_family} settings" if row.n_family > 1 else "")
 
 
 def _alpha(members: Sequence[Record]) -> str:
@@ -112,8 +109,8 @@ def _cards(table: Table, width: int) -> str:
 
 def screen_table(records: Sequence[Record], width: int, title: str = "") -> str:
     """The summary table (and pass@k where answers were sampled) for a terminal of `width` columns."""
-    tables = [rows_to_table(aggregate(records), title), *pass_at_k_tables(records)]
-    return "\n".join(fitting(fold_constant(t), width) for t in tables)
+    tables = [text_table(aggregate(records), title), *map(fold_constant, pass_at_k_tables(records))]
+    return "\n".join(fitting(t, width) for t in tables)
 
 
 def results(records: Sequence[Record], width: int) -> str:

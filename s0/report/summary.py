@@ -119,11 +119,11 @@ def text_table(rows: Sequence[Row], title: str = "") -> Table:
     if sum(max(map(len, (c[0], *c[2]))) + 2 for c in [*columns, *changes]) - 2 <= WIDTH:
         at = 1 + next(i for i, c in enumerate(columns) if c[0] == "delta pp")
         columns[at:at] = changes
-    if len(seeds) == 1 and rows[0].n_seeds > 1:
-        heading.append(f"{rows[0].n_seeds} seeds: {rows[0].seed_text}")
     lines = tuple(zip(*(c[2] for c in columns), strict=True))
     numeric = frozenset(i for i, c in enumerate(columns) if c[1])
     below = notes(rows, text=True, same_p=same_p)
+    if len(seeds) == 1 and rows[0].n_seeds:
+        below = (f"{rows[0].n_seeds} seed{'s' * (rows[0].n_seeds > 1)}: {rows[0].seed_text}.", *below)
     return Table(" · ".join(heading), tuple(c[0] for c in columns), lines, below, numeric)
 
 

@@ -111,27 +111,84 @@ def test_too_few_runs_give_nan(n: int) -> None:
     assert math.isnan(stats.paired_t(few, few).p_value)
     assert math.isnan(stats.one_sample_t(few).p_value)
     assert math.isnan(stats.mean_std(few).std)
-    assert math.isnan(stats.bootstrap_mean(few, over="seeds").low)
+    assert math.isnan(stats.mean_interval(few, over="seeds").low)
     assert math.isnan(stats.welch_from_stats(1, 0.1, n, 2, 0.1, 10).p_value)
 
 
 def test_empty_counts() -> None:
     assert math.isnan(stats.sign_test(0, 0).p_value)
     assert stats.mcnemar(0, 0).p_value == 1.0
-    assert math.isnan(stats.bootstrap_seeds_problems(np.zeros((0, 5))).low)
-    assert math.isnan(stats.bootstrap_seeds_problems(np.zeros((3, 0))).mean)
+    assert math.isnan(stats.crossed(np.zeros((0, 5))).interval.low)
+    assert math.isnan(stats.crossed(np.zeros((3, 0))).interval.mean)
 
 
-def test_bootstrap_of_a_constant_is_a_point() -> None:
-    interval = stats.bootstrap_seeds_problems(np.zeros((4, 9)))
-    assert (interval.low, interval.high) == (0.0, 0.0)
+def test_nothing_changed_is_exact_and_no_point() -> None:
+    """0 of 84 problems changed: up to 1 - 0.025^(1/84) = 4.3 % of all problems may (Clopper and Pearson)."""
+    found = stats.crossed(np.zeros((4, 84)))
+    upper = scipy.stats.binomtest(0, 84).proportion_ci(method="exact").high
+    assert (found.interval.low, found.interval.high) == pytest.approx((-upper, upper))
+    assert found.p_value == 1.0
 
 
-def test_bootstrap_is_deterministic_and_ordered() -> None:
-    x = np.random.default_rng(3).normal(size=(5, 40))
-    first, second = stats.bootstrap_seeds_problems(x), stats.bootstrap_seeds_problems(x)
-    assert first == second
-    assert first.low < first.mean < first.high
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_everything_changed_alike_has_a_p_and_an_interval(n_seeds: int, value: float) -> None:
+    found = stats.crossed(np.full((n_seeds, 84), value))
+    assert found.p_value < 1e-10
+    assert found.interval.high - found.interval.low > 0.05
+    assert value in (found.interval.low, found.interval.high)
+
+
+def test_one_seed_of_flips_is_the_score_form_of_mcnemar() -> None:
+    x = np.zeros((1, 84))
+    x[0, :9], x[0, 9:12] = 1, -1
+    found = stats.crossed(x)
+    assert found.n_effective == pytest.approx(83)
+    expected = 2 * scipy.stats.t.sf(6 / math.sqrt(12) * math.sqrt(83 / 84), 83)
+    assert found.p_value == pytest.approx(expected)
+    assert found.interval.over == "problems"
+
+
+def test_crossed_interval_is_tangos_score_interval() -> None:
+    """Tango 1998: the limits solve (d - mu)^2 n = z^2 (2 q + mu (1 - mu)); checked by searching the limits on a grid."""
+    x = np.zeros((1, 60))
+    x[0, :7], x[0, 7:9] = 1, -1
+    found = stats.crossed(x)
+    q21 = np.linspace(1e-9, 1, 20_001)
+    squared = scipy.stats.t.isf(0.025, 59) ** 2
+    for limit in (found.interval.low, found.interval.high):
+        q12 = q21 + limit
+        ok = (q12 > 0) & (q12 + q21 < 1)
+        likelihood = 7 * np.log(q12[ok]) + 2 * np.log(q21[ok]) + 51 * np.log(1 - q12[ok] - q21[ok])
+        best = q21[ok][np.argmax(likelihood)]
+        assert 59 * (5 / 60 - limit) ** 2 == pytest.approx(squared * (2 * best + limit - limit**2), rel=1e-3)
+
+
+def test_p_and_interval_agree_and_depend_on_no_order() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        x = rng.choice([-1.0, 0.0, 1.0], p=[0.03, 0.9, 0.07], size=(rng.integers(1, 6), rng.integers(2, 60)))
+        found = stats.crossed(x)
+        if 0 < abs(found.interval.mean) < 1:
+            assert (found.p_value < 0.05) == (found.interval.low > 0 or found.interval.high < 0)
+        assert found.interval.low <= found.interval.mean <= found.interval.high
+        assert stats.crossed(-x).p_value == pytest.approx(found.p_value, rel=1e-6)
+
+
+def test_degenerate_crossed_layouts() -> None:
+    half = stats.crossed(np.array([[1.0] * 9, [0.0] * 9]))
+    assert half.interval.low < 0 < half.interval.high, "two seeds that disagree say nothing"
+    assert stats.crossed(np.array([[1.0, -1.0], [-1.0, 1.0]])).p_value == 1.0
+    assert math.isnan(stats.crossed(np.ones((3, 1))).p_value)
+    with pytest.raises(ValueError, match=r"need \[seeds, problems\]"):
+        stats.crossed(np.zeros(4))
+
+
+def test_mean_interval_equals_scipy() -> None:
+    x = np.random.default_rng(5).normal(size=8)
+    low, high = scipy.stats.t.interval(0.95, 7, x.mean(), scipy.stats.sem(x))
+    found = stats.mean_interval(x, over="seeds")
+    assert (found.low, found.high) == pytest.approx((low, high))
 
 
 # --- under the null -------------------------------------------------------------------------------------------------
@@ -171,23 +228,12 @@ def test_null_exact_tests_never_exceed_their_level(n: int) -> None:
     assert level <= LEVEL
 
 
-def test_null_bootstrap_over_seeds() -> None:
-    rng = np.random.default_rng(14)
-    intervals = [
-        stats.bootstrap_mean(x, over="seeds", n_resamples=2000, seed=i)
-        for i, x in enumerate(rng.normal(size=(N_NULLS, 10)))
-    ]
-    excluded = np.mean([i.low > 0 or i.high < 0 for i in intervals])
-    assert abs(excluded - LEVEL) <= TOLERANCE
-
-
 @pytest.mark.parametrize(("seed_std", "problem_std", "noise_std"), [(0.3, 3.0, 1.0), (1.0, 3.0, 1.0), (1.0, 0.3, 1.0)])
-def test_null_bootstrap_over_seeds_and_problems(seed_std: float, problem_std: float, noise_std: float) -> None:
-    """Crossed effects: every seed shifts all problems, every problem has its own shift in all seeds."""
+def test_null_crossed_effects(seed_std: float, problem_std: float, noise_std: float) -> None:
+    """Every seed shifts all problems, every problem has its own shift in all seeds; scaled into [-1, 1]."""
     rng = np.random.default_rng(15)
-    excluded = 0
-    for i in range(N_NULLS):
+    false = 0
+    for _ in range(N_NULLS):
         x = rng.normal(0, seed_std, (10, 1)) + rng.normal(0, problem_std, (1, 40)) + rng.normal(0, noise_std, (10, 40))
-        interval = stats.bootstrap_seeds_problems(x, n_resamples=500, seed=i)
-        excluded += interval.low > 0 or interval.high < 0
-    assert abs(excluded / N_NULLS - LEVEL) <= TOLERANCE
+        false += stats.crossed(np.clip(x / 20, -1, 1)).p_value < LEVEL
+    assert abs(false / N_NULLS - LEVEL) <= TOLERANCE

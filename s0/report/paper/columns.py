@@ -9,7 +9,7 @@ from s0.report.aggregate import Row
 from s0.report.formats import MISSING, number, p_text, spread
 from s0.report.paper import sentences
 from s0.report.paper.context import NOT_RUN
-from s0.stats import MeanStd
+from s0.stats import MeanStd, holm
 from s0.storage.records import Record
 
 
@@ -49,12 +49,22 @@ def control(row: Row | None) -> str:
     return spread(row.control, sign=True) if row.control.n else MISSING
 
 
+def p_value(row: Row | None) -> str:
+    """Over seeds and problems, Holm-adjusted where the row is one of several settings of its method."""
+    return p_text(row.p_holm) if row else NOT_RUN
+
+
+def sweep_p(rows: Sequence[Row]) -> list[str]:
+    """`p_value` of rows that are one sweep but were aggregated one by one: Holm over all of them."""
+    return [p_text(p) for p in holm([row.p_value for row in rows])]
+
+
+#: what a table with `sweep_p` says of it
+SWEEP_NOTE = "p: over seeds and problems, Holm-adjusted over the rows of one model; intervals are not adjusted."
+
+
 def welch_p(row: Row | None) -> str:
     return p_text(row.welch_p) if row else NOT_RUN
-
-
-def paired_p(row: Row | None) -> str:
-    return p_text(row.paired_p) if row else NOT_RUN
 
 
 def seeds(row: Row | None) -> str:
@@ -75,10 +85,11 @@ def row_notes(rows: Sequence[Row | None]) -> list[str]:
     known = [r for r in rows if r is not None]
     notes = []
     if any(r.shared_baseline for r in known):
-        notes.append(
-            "Seeds of one model share one greedy baseline, so Welch's baseline sample is one number repeated; paired p (a "
-            "one-sample test of per-seed deltas) and the bootstrap interval over seeds and problems are the ones to go by."
-        )
+        notes.append("Seeds of one model share one greedy baseline.")
+    if any(r.interval.over == "seeds x problems" for r in known):
+        notes.append("95% CI and p: over seeds and problems; Welch p: over seeds only.")
+    if any(r.n_family > 1 for r in known):
+        notes.append("Rows that are settings of one method: p Holm-adjusted.")
     notes += mixed_notes(rows)
     lost = sum(n for r in known for status, n in r.status.items() if status != "ok")
     if lost:

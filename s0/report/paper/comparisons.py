@@ -72,7 +72,7 @@ def table1(ctx: Context) -> Built:
                         c.delta(tiny),
                         c.interval(tiny),
                         c.control(tiny),
-                        c.paired_p(tiny),
+                        c.p_value(tiny),
                         c.seeds(tiny),
                     )
                 )
@@ -89,7 +89,7 @@ def table1(ctx: Context) -> Built:
     )
     table = Table(
         "HumanEval, greedy pass@1 on the held-out problems: published, reproduced, and the embedded stand-ins",
-        (*names, "95% CI", "control Δ", "paired p", "seeds"),
+        (*names, "95% CI", "control Δ", "p", "seeds"),
         tuple(lines),
         (
             f"{EMBEDDED_NOTE} Stand-ins: {', '.join(f'{model_name(k)} by {v}' for k, v in STAND_IN.items())}. "
@@ -287,6 +287,8 @@ def table5(ctx: Context) -> Built:
     for m in (model, STAND_IN[model]):
         own = ctx.of(experiment, m, method="s0")
         measured[m] = {name: (name, row, n) for name, row, n in layer_ablation(own)}
+    stand_in = measured[STAND_IN[model]]
+    adjusted = dict(zip(stand_in, c.sweep_p([row for _, row, _ in stand_in.values()]), strict=True))
     lines, seen = [], []
     for name in dict.fromkeys([*published, *(n for m in measured.values() for n in m)]):
         line = published.get(name)
@@ -296,15 +298,18 @@ def table5(ctx: Context) -> Built:
             found = group.get(name)
             seen.append(found[1] if found else None)
             cells += [c.delta(found[1]) if found else NOT_RUN, c.broken(found[1]) if found else NOT_RUN]
-        tiny = measured[STAND_IN[model]].get(name)
-        lines.append((*cells, f"{tiny[2]:,}" if tiny else NOT_RUN))
-    heads = ("reproduced Δ", "reproduced broken", "embedded Δ", "embedded broken", "embedded params")
+        tiny = stand_in.get(name)
+        lines.append((*cells, adjusted.get(name, NOT_RUN), f"{tiny[2]:,}" if tiny else NOT_RUN))
+    heads = ("reproduced Δ", "reproduced broken", "embedded Δ", "embedded broken", "embedded p", "embedded params")
     table = Table(
         "S0 on groups of recurrent layers",
         ("layers", "published params", "published Δ", "published broken", *heads),
         tuple(lines),
-        (f"{EMBEDDED_NOTE} Broken: problems the base model solved and the tuned one does not.", *c.row_notes(seen)),
-        frozenset(range(1, 9)),
+        (
+            f"{EMBEDDED_NOTE} Broken: problems the base model solved and the tuned one does not. {c.SWEEP_NOTE}",
+            *c.row_notes(seen),
+        ),
+        frozenset(range(1, 10)),
     )
     return Built({"table5_layers": table})
 

@@ -51,7 +51,7 @@ def fig3a(ctx: Context) -> Built:
     for name in dict.fromkeys([*published, *by_name]):
         line, (params, row) = published.get(name), by_name.get(name, (0, None))
         kind = kinds.get(name, "reproduced")
-        cells = [c.base(row), c.delta(row), c.paired_p(row), c.seeds(row)]
+        cells = [c.base(row), c.delta(row), c.p_value(row), c.seeds(row)]
         none = [MISSING] * len(cells)
         lines.append(
             (
@@ -66,7 +66,7 @@ def fig3a(ctx: Context) -> Built:
         )
     if not any(kind == "embedded" for kind in kinds.values()):
         lines.append(("embedded models", *([MISSING] * 8), *([NOT_RUN] * 4)))
-    heads = [f"{kind} {what}" for kind in ("reproduced", "embedded") for what in ("base %", "Δ", "paired p", "seeds")]
+    heads = [f"{kind} {what}" for kind in ("reproduced", "embedded") for what in ("base %", "Δ", "p", "seeds")]
     table = Table(
         "S0 against model size",
         ("model", "state size", "published base %", "published Δ", "published p", *heads),
@@ -106,18 +106,21 @@ def _alpha(ctx: Context, experiment: str, model: str, title: str, low: float, hi
     curves = {m: alpha_curve(ctx.of(experiment, m, method="s0")) for m in (model, STAND_IN[model])}
     lines: list[tuple[str, ...]] = []
     for m, points in curves.items():
-        for alpha, row in points:
-            cells = (c.accuracy(row), c.delta(row), c.interval(row), c.control(row), c.seeds(row))
+        for (alpha, row), p in zip(points, c.sweep_p([row for _, row in points]), strict=True):
+            cells = (c.accuracy(row), c.delta(row), c.interval(row), p, c.control(row), c.seeds(row))
             lines.append((model_name(m), _kind(m), f"{alpha:g}", *cells))
         if not points:
-            lines.append((model_name(m), _kind(m), *([NOT_RUN] * 6)))
+            lines.append((model_name(m), _kind(m), *([NOT_RUN] * 7)))
     published = f"Published: {region} for alpha {low:g} to {high:g} on {model_name(model)}."
     table = Table(
         title,
-        ("model", "", "alpha", "tuned %", "Δ pp", "95% CI", "control Δ", "seeds"),
+        ("model", "", "alpha", "tuned %", "Δ pp", "95% CI", "p", "control Δ", "seeds"),
         tuple(lines),
-        (f"{published} {EMBEDDED_NOTE}", *c.row_notes([row for points in curves.values() for _, row in points])),
-        frozenset(range(2, 8)),
+        (
+            f"{published} {EMBEDDED_NOTE} {c.SWEEP_NOTE}",
+            *c.row_notes([row for points in curves.values() for _, row in points]),
+        ),
+        frozenset(range(2, 9)),
     )
     figure, (ax,) = new_figure(4.6, 3.0)
     ax.axvspan(low, high, color="#dddddd", label=f"published {region} ({model_name(model)})")
@@ -224,6 +227,7 @@ def cross_domain(ctx: Context) -> Built:
                     c.accuracy(row),
                     c.delta(row),
                     c.interval(row),
+                    c.p_value(row),
                     c.welch_p(row),
                     c.seeds(row),
                 )
@@ -238,7 +242,14 @@ def cross_domain(ctx: Context) -> Built:
             before_after = float(line["baseline_pass1"]), float(line["tuned_pass1"])
             change = number(100 * (before_after[1] - before_after[0]), sign=True)
             published = [number(100 * before_after[1]), change, MISSING, "1"]
-        measured = (c.accuracy(found), c.delta(found), c.interval(found), c.welch_p(found), c.seeds(found))
+        measured = (
+            c.accuracy(found),
+            c.delta(found),
+            c.interval(found),
+            c.p_value(found),
+            c.welch_p(found),
+            c.seeds(found),
+        )
         lines.append((task_name("spider"), alpha, *published, *measured))
     tiny = [r for r in ctx.records(experiment) if r.model in EMBEDDED and r.method == "s0"]
     for embedded in ctx.aggregate(tiny):
@@ -247,12 +258,13 @@ def cross_domain(ctx: Context) -> Built:
             c.accuracy(embedded),
             c.delta(embedded),
             c.interval(embedded),
+            c.p_value(embedded),
             c.welch_p(embedded),
             c.seeds(embedded),
         )
         lines.append((f"{task_name(embedded.task)} ({embedded.model})", embedded.alpha, *([MISSING] * 4), *measured))
     heads = ("published %", "published Δ", "published seeds' Welch p", "published seeds")
-    measured_heads = ("reproduced %", "reproduced Δ", "95% CI", "Welch p", "reproduced seeds")
+    measured_heads = ("reproduced %", "reproduced Δ", "95% CI", "p", "Welch p", "reproduced seeds")
     table = Table(
         "Beyond code: S0 on mathematics and text-to-SQL",
         ("task", "alpha", *heads, *measured_heads),
@@ -262,6 +274,6 @@ def cross_domain(ctx: Context) -> Built:
             *remarks,
             *c.row_notes(seen),
         ),
-        frozenset(range(1, 11)),
+        frozenset(range(1, 12)),
     )
     return Built({"cross_domain": table}, macros=macros)
