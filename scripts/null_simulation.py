@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import math
 import re
@@ -116,10 +117,13 @@ NULLS = (
 )
 
 
+@functools.cache
+def _outcome(problem: int, n: int, c: int) -> Outcome:
+    return Outcome(f"P/{problem}", "", Verdict("pass" if c == n else "wrong"), n=n, c=c)
+
+
 def _evaluation(passes: Counts, n: int) -> Evaluation:
-    outcomes = [
-        Outcome(f"P/{i}", "", Verdict("pass" if c == n else "wrong"), n=n, c=int(c)) for i, c in enumerate(passes)
-    ]
+    outcomes = [_outcome(i, n, c) for i, c in enumerate(passes.tolist())]
     return Evaluation("x", "sampled" if n > 1 else "greedy", outcomes, n_samples=n)
 
 
