@@ -55,6 +55,10 @@ class Interval:
     over: str
     level: float = 0.95
 
+    def times(self, factor: float) -> Interval:
+        """The same interval in other units (100: percentage points)."""
+        return Interval(self.mean * factor, self.low * factor, self.high * factor, self.over, self.level)
+
 
 @dataclass(frozen=True)
 class Crossed:
@@ -295,6 +299,8 @@ def crossed(differences: ArrayLike, *, level: float = 0.95) -> Crossed:
     x = np.asarray(differences, dtype=np.float64)
     if x.ndim != 2:
         raise ValueError(f"crossed: shape {x.shape}: need [seeds, problems]")
+    if np.abs(x).max(initial=0) > 1:
+        raise ValueError(f"crossed: {np.abs(x).max():g}: differences of correctness lie in [-1, 1]")
     n_seeds, n_problems = x.shape
     over = "problems" if n_seeds == 1 else "seeds x problems"
     if n_seeds == 0 or n_problems < 2:

@@ -320,8 +320,7 @@ def _row(cell: tuple[str, ...], members: list[Record]) -> Row:
     paired_p = stats.paired_t(after, before).p_value
     if matrix is not None:
         found = stats.crossed(matrix)
-        leading_p, unit = found.p_value, found.interval
-        interval = Interval(100 * unit.mean, 100 * unit.low, 100 * unit.high, unit.over, unit.level)
+        leading_p, interval = found.p_value, found.interval.times(100)
     else:
         leading_p, interval = paired_p, stats.mean_interval(deltas, over="seeds")
     return replace(

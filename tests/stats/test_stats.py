@@ -182,6 +182,8 @@ def test_degenerate_crossed_layouts() -> None:
     assert math.isnan(stats.crossed(np.ones((3, 1))).p_value)
     with pytest.raises(ValueError, match=r"need \[seeds, problems\]"):
         stats.crossed(np.zeros(4))
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\]"):
+        stats.crossed(np.full((2, 3), 100.0))
 
 
 def test_mean_interval_equals_scipy() -> None:

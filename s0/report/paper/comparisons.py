@@ -187,8 +187,8 @@ def tuned_difference(a: Sequence[Record], b: Sequence[Record]) -> Interval | Non
     if len(problems) != 1:
         return None
     order = sorted(next(iter(problems)))
-    matrix = [[100 * (first[seed][p] - second[seed][p]) for p in order] for seed in seeds]
-    return stats.bootstrap_seeds_problems(np.asarray(matrix))
+    matrix = [[first[seed][p] - second[seed][p] for p in order] for seed in seeds]
+    return stats.crossed(np.asarray(matrix)).interval.times(100)
 
 
 def _deltas(records: Sequence[Record]) -> dict[int, float]:
