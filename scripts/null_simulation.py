@@ -12,7 +12,6 @@ import functools
 import io
 import math
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from s0 import stats
 from s0.data import Outcome, Verdict
 from s0.report.aggregate import Row, aggregate
 from s0.storage.files import write_json, write_text
@@ -189,16 +187,6 @@ def simulate(null: Null, seeds: int, n: int, problems: int, seed: int) -> dict[s
 COLUMNS = ("p", "welch_p", "paired_p", "mcnemar_p", "coverage")
 
 
-def holm_rate(n: int, problems: int, seed: int, settings: int = 8) -> float:
-    """Share of sweeps over `settings` alphas, none of which does anything, with any adjusted p below the level."""
-    rng = np.random.default_rng([seed, 99])
-    alarms = 0
-    for _ in range(n):
-        ps = [aggregate(experiment(NULLS[0], rng, 3, problems))[0].p_value for _ in range(settings)]
-        alarms += min(stats.holm(ps)) < LEVEL
-    return alarms / n
-
-
 def document(lines: list[dict[str, str]]) -> str:
     """The block of docs/statistics.md: rates in percent, those outside the target marked."""
     head = "| truth | seeds | p | Welch p | paired p | McNemar p | coverage of the 95 % CI |"
@@ -221,7 +209,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "statistics")
     args = parser.parse_args()
-    start = time.monotonic()
     lines = []
     for null in NULLS:
         for seeds in SEEDS:
@@ -239,8 +226,6 @@ def main() -> None:
         f"--seed {args.seed}",
         "level": LEVEL,
         "truths": {n.name: n.text for n in NULLS},
-        "any_false_alarm_in_a_sweep_of_8": holm_rate(max(args.experiments // 4, 1), args.problems, args.seed),
-        "minutes": round((time.monotonic() - start) / 60, 1),
     }
     write_json(args.out / "null_simulation.json", about)
     page = ROOT / "docs" / "statistics.md"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -48,3 +50,19 @@ def test_null_that_breaks_the_tests_over_seeds_only(script: ModuleType) -> None:
 
 def test_rare_changes_are_covered(script: ModuleType) -> None:
     assert rates(script, "rare gain, shared", 3)["coverage"] >= 0.93
+
+
+def test_committed_simulation_meets_its_target_or_is_marked() -> None:
+    """The page's table is made from the committed file; the leading p is in its band under every null it claims."""
+    folder = ROOT / "experiments" / "statistics"
+    lines = list(csv.DictReader((folder / "null_simulation.csv").open()))
+    about = json.loads((folder / "null_simulation.json").read_text())
+    assert "--seed" in about["command"]
+    assert set(about["truths"]) == {line["truth"] for line in lines}
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    for line in lines:
+        row = next(r for r in page.splitlines() if r.startswith(f"| {line['truth']} | {line['seeds']} |"))
+        value = f"{100 * float(line['coverage']):.1f}"
+        assert value in row
+        if line["p"] and not (line["truth"] == "seed shifts" and line["seeds"] == "1"):
+            assert float(line["p"]) <= 0.07
