@@ -67,6 +67,12 @@ class JobsFailed(S0Error):
     exit_code = 4
 
 
+class Diverged(S0Error):
+    """Training ended with a loss far above its first one: what was learned means nothing (exit code 5)."""
+
+    exit_code = 5
+
+
 def suggest(word: str, choices: list[str]) -> str:
     """' did you mean x?' with the nearest choice, and all choices."""
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)

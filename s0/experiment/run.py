@@ -21,7 +21,7 @@ from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
 from s0.experiment.cell import Cell
 from s0.experiment.checkpoint import Checkpoint
 from s0.experiment.evaluations import evaluations_of
-from s0.experiment.learn import adapter_key, train
+from s0.experiment.learn import adapter_key, context, train
 from s0.experiment.resources import Resources
 from s0.methods import Adapter, AlphaChoice, TrainingSet
 from s0.runtime.environment import git_state, versions
@@ -49,6 +49,8 @@ def run_cell(
                 flush=True,
             )
             cell.check_references()
+            if cell.method.trains:  # a method that cannot learn on this model says so before anything is sampled
+                cell.method.check(context(cell.checkpoint, config.train), TrainingSet(todo[0], []))
             samples = cell.sample(todo) if cell.method.trains else {seed: [] for seed in todo}
             solutions: dict[int, tuple[list[Example], int]] = {
                 s: cell.examples(samples[s]) if samples[s] else ([], 0) for s in todo

@@ -192,6 +192,10 @@ class Lora(Method):
     def _merge(self) -> bool:
         return self.settings.merge is not False
 
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        super().check(ctx, one)
+        resolve_rank(ctx, self.settings.rank, target_modules(ctx, self.settings.targets))
+
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         from peft import get_peft_model_state_dict
 

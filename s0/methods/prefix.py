@@ -158,6 +158,10 @@ class Prefix(Method):
         flat = "" if s.projection else "_flat"
         return f"prefix_v{s.n_virtual_tokens}{flat}" + (f"_n{s.n_solutions}" if s.n_solutions else "")
 
+    def check(self, ctx: FitContext, one: TrainingSet) -> None:
+        super().check(ctx, one)
+        _attention_shape(ctx.model)
+
     def fit(self, ctx: FitContext, sets: list[TrainingSet]) -> list[Adapter]:
         from peft import PrefixEncoder, PrefixTuningConfig
 

@@ -24,7 +24,7 @@ from s0.cli.errors import error_line
 from s0.cli.help import help_text
 from s0.cli.tune import check_objective, hydra_main, objective, search
 from s0.config.schema import Config
-from s0.errors import ConfigError, DataError, JobsFailed, NoTrainingSolutions, S0Error
+from s0.errors import ConfigError, DataError, Diverged, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
 from s0.storage.files import write_text
 from s0.storage.records import Record, read_record
@@ -34,6 +34,9 @@ from s0.sweep.plan import Plan, Planned
 from s0.sweep.status import print_plan
 from s0.sweep.work import work
 from s0.sweep.workers import run_pool
+
+#: free disk space a run needs at least, in bytes
+ROOM = 64 << 20
 
 
 class Terminated(KeyboardInterrupt):
@@ -97,6 +100,7 @@ def run_plan(plan: Plan) -> int:
     """Run all cells where the plan says (here, workers of this machine, a cluster); print the end. Returns the exit code."""
     start, begun = time.monotonic(), time.time()
     first = plan.cells[0].config
+    check_folders(first)
     if first.dry_run:
         print_plan(plan.cells)
         return 0
@@ -240,7 +244,35 @@ def finish(plan: Plan, outcomes: Sequence[CellOutcome], out: Path, seconds: floa
             "(task.samples_per_problem, task.temperature) or use a stronger model",
             file=sys.stderr,
         )
-    return NoTrainingSolutions.exit_code if empty else 0
+    wild = [r for r in records if diverged(r.training.losses)]
+    for r in wild:
+        losses = r.training.losses
+        print(
+            f"diverged: {r.model} / {r.task} / {r.method} / seed {r.seed}: loss {losses[0]:.4g} -> {losses[-1]:.4g} in "
+            f"{len(losses)} steps; lower method.lr",
+            file=sys.stderr,
+        )
+    return Diverged.exit_code if wild else NoTrainingSolutions.exit_code if empty else 0
+
+
+def diverged(losses: Sequence[float]) -> bool:
+    """Whether training ended far above where it began: more than tenfold and a nat, or at no number at all."""
+    return bool(losses) and not losses[-1] <= 10 * losses[0] + 1
+
+
+def check_folders(config: Config) -> None:
+    """Raise ConfigError for a folder that cannot be written or has no room, before any work is spent."""
+    for key in ("store", "records", "out"):
+        path = Path(getattr(config, key)).expanduser().absolute()
+        there = next(p for p in (path, *path.parents) if p.exists())
+        if not there.is_dir():
+            raise ConfigError(f"{key}={path}: {there} is a file; give a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"{key}={path}: {there} cannot be written; give a writable folder ({key}=DIR)")
+        if (free := shutil.disk_usage(there).free) < ROOM:
+            raise ConfigError(
+                f"{key}={path}: {free / 2**20:.0f} MiB free, {ROOM >> 20} MiB are needed at least; free some"
+            )
 
 
 def closing(paths: Sequence[Path], records: Sequence[Record], out: Path, program: str, begun: float) -> str:
