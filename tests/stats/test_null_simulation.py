@@ -42,8 +42,9 @@ def test_null_of_the_leading_p(script: ModuleType, name: str) -> None:
 
 def test_null_that_breaks_the_tests_over_seeds_only(script: ModuleType) -> None:
     """One baseline draw shared by all seeds: what the leading p is for."""
-    found = rates(script, "shared baseline draw", 3)
-    assert found["welch_p"] == found["paired_p"] > 0.15
+    found = rates(script, "shared baseline draw", 10)
+    assert found["welch_p"] == pytest.approx(found["paired_p"])
+    assert found["welch_p"] > 0.25
     own = rates(script, "own baseline, sampled", 3)
     assert own["welch_p"] <= 0.11, "with independent runs on both sides Welch's test keeps its level"
 
