@@ -21,11 +21,13 @@ from s0.data import Example
 from s0.errors import ConfigError
 from s0.runtime.chat import prompt_ids
 from s0.state.cache import S0Cache, rows_of
+from s0.state.compat import device_of
 from s0.state.families import describe
 from s0.state.initial import InitialState
 from s0.state.inject import Injection, self_test
 from s0.training.fit import fit_states
 from s0.training.jobs import FitJob
+from s0.training.rows import pad_id
 
 if TYPE_CHECKING:
     from s0.training.jobs import FitConfig
@@ -152,7 +154,7 @@ class StateBank:
         return new if kind == "ids" else self.tokenizer.batch_decode(new, skip_special_tokens=True)
 
     def _batch(self, prompts: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         if isinstance(prompts, Tensor):
             mask = kwargs.pop("attention_mask", None)
             mask = torch.ones_like(prompts) if mask is None else mask
@@ -163,7 +165,7 @@ class StateBank:
         kind = "ids" if isinstance(prompts[0][0], int) else "text"
         ids = prompts if kind == "ids" else [self._encode(p) for p in prompts]
         width = max(map(len, ids))
-        pad = kwargs.setdefault("pad_token_id", _pad_id(self.model, self.tokenizer))
+        pad = kwargs.setdefault("pad_token_id", pad_id(self.model, self.tokenizer))
         tokens = torch.full((len(ids), width), pad)
         mask = torch.zeros_like(tokens)
         for r, row in enumerate(ids):
@@ -191,13 +193,3 @@ class StateBank:
         for name, result in zip(examples, results, strict=True):
             self.add(name, result.state, replace=True)
         return {name: r.losses for name, r in zip(examples, results, strict=True)}
-
-
-def _pad_id(model: Any, tokenizer: Any) -> int:
-    """Pads are masked, so any id serves; the model's own keeps `generate` quiet."""
-    for source in (tokenizer, model.generation_config, model.config.get_text_config(decoder=True)):
-        for field in ("pad_token_id", "eos_token_id"):
-            value = getattr(source, field, None)
-            if value is not None:
-                return int(value[0] if isinstance(value, list) else value)
-    return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from s0.errors import ArchitectureError
+from s0.state import compat
 from s0.state.families import Layout, device_of_layer
 from s0.state.initial import InitialState
 
@@ -45,15 +47,15 @@ class S0Cache(DynamicCache):
 
     def __init__(self, layout: Layout, rows: Rows):
         super().__init__(config=layout.text_config)
-        self._s0_start = {i: t.detach() for i, t in rows.items()}
+        #: put into a call that wants no cache back
+        self.unasked = False
+        self._s0_start = {i: t.detach() for i, t in compat.complete(rows, layout.shapes, layout.mixers).items()}
+        self._s0_layout = layout
         self._seed()
 
     def _seed(self) -> None:
         for i, start in self._s0_start.items():
-            layer: Any = self.layers[i]
-            layer.recurrent_states[0] = start.clone()
-            layer.is_recurrent_states_initialized[0] = True
-            layer.s0_right_padded = False
+            compat.start_layer(self.layers[i], self._s0_layout.mixers[i], start.clone(), announce=False)
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         if layer_idx in self._s0_start and state_idx == 0:
@@ -62,7 +64,8 @@ class S0Cache(DynamicCache):
         return super().get_recurrent_state(layer_idx, state_idx)
 
     def reset(self) -> None:
-        super().reset()
+        # new layers: reset() of transformers 5.16 and 5.17 leaves attention keys of zeros with their old length
+        self.layers = DynamicCache(config=self._s0_layout.text_config).layers
         self._seed()
 
 
@@ -74,19 +77,28 @@ class TrainingCache(DynamicCache):
 
     def __init__(self, layout: Layout, rows: Rows):
         super().__init__(config=layout.text_config)
-        self._rows = rows
+        self._rows = compat.complete(rows, layout.shapes, layout.mixers)
         self._factors: dict[int, Tensor] = {}
+        if not compat.mixers_ask():
+            for i in self._rows:
+                compat.answer_reads(self.layers[i], layout.mixers[i], functools.partial(self._start, i))
 
     def scale_start(self, layer_idx: int, factor: Tensor) -> None:
         """Multiply a layer's start by `factor`, broadcast to [batch, *shape] (see `exact_pads`)."""
         self._factors[layer_idx] = factor
 
-    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        start = self._rows.get(layer_idx) if state_idx == 0 else None
-        if start is None:
-            return None
+    def _start(self, layer_idx: int) -> Tensor:
         # a copy, because a one-token call updates what it is given in place
+        start = self._rows[layer_idx]
         return start * self._factors[layer_idx] if layer_idx in self._factors else start.clone()
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        return self._start(layer_idx) if state_idx == 0 and layer_idx in self._rows else None
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        if compat.mixers_ask():
+            return super().has_previous_state(layer_idx, state_idx)
+        return bool(self._rows) and not state_idx if layer_idx is None else layer_idx in self._rows and not state_idx
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         return None
@@ -115,15 +127,11 @@ def seed_cache(cache: Any, layout: Layout, rows: Rows) -> None:
     `has_previous_state` makes the layer answer with the seeded tensor; the convolution then reads a window of zeros,
     which equals the zero padding of a first call. Raises ArchitectureError where the cache has no recurrent layers.
     """
-    for i, t in rows.items():
+    for i, t in compat.complete(rows, layout.shapes, layout.mixers).items():
         layer = cache.layers[i] if i < len(cache.layers) else None
         if layer is None or not hasattr(layer, "recurrent_states"):
             raise ArchitectureError(
                 f"past_key_values ({type(cache).__name__}): layer {i} holds no recurrent state; "
                 "build it with DynamicCache(config=model.config) or pass none"
             )
-        layer.recurrent_states[0] = t.detach().clone()
-        # beam search reorders only states that are marked as initialised
-        layer.is_recurrent_states_initialized[0] = True
-        layer.has_previous_state[0] = True
-        layer.s0_right_padded = False
+        compat.start_layer(layer, layout.mixers[i], t.detach().clone(), announce=True)

@@ -59,7 +59,7 @@ def _pad(prompts: list[Tensor]) -> dict[str, Tensor]:
 
 def _positions(layout: Layout, mask: Tensor) -> dict[str, Tensor]:
     """`generate` numbers positions from the first token; a direct call has to do so itself (Mamba-2 has none)."""
-    return {} if layout.cache_argument == "cache_params" else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    return {} if not layout.positions else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def cached(model: nn.Module, layout: Layout) -> float:
             for n in pieces:
                 piece = ids[:, start : start + n]
                 options: dict[str, Any] = {"use_cache": True, layout.cache_argument: cache}
-                if layout.cache_argument == "past_key_values":  # Bamba would number every piece from 0
+                if layout.positions:  # Bamba would number every piece from 0
                     options["position_ids"] = torch.arange(start, start + n)[None]
                 out = model(input_ids=piece, **options)
                 parts.append(out.logits)

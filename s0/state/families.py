@@ -6,7 +6,6 @@ from the loaded modules, never from a table. Sources: the `modeling_*.py` file o
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import ArchitectureError
+from s0.state import compat
 from s0.state.recurrences import (
     GATED_DELTA_NET,
     KIMI,
@@ -77,6 +77,11 @@ class Family:
     engines: EngineLayouts = EngineLayouts()
     pad_decay: Callable[[Any], Tensor | None] = lambda mixer: None
     padding_refused: Callable[[Any], str | None] = lambda mixer: None
+
+    def __reduce__(self) -> Any:
+        if FAMILIES.get(self.mixer) is not self:
+            return super().__reduce__()
+        return _family, (self.mixer,)  # its functions cannot be pickled, and there is one of each family
 
     @property
     def architecture(self) -> str:
@@ -150,6 +155,7 @@ FAMILIES: dict[str, Family] = {
             delta_decay("in_proj_ba", grouped_decay_columns),
         ),
         _delta("qwen4_exp", "Qwen4ExpTextGatedDeltaNet", "in_proj_a", "in_proj_b", _TILED),
+        _delta("lara_mini", "LaraMiniGatedDeltaNet", "in_proj_a", "in_proj_b", EngineLayouts()),
         _delta("olmo_hybrid", "OlmoHybridGatedDeltaNet", "a_proj", "b_proj", _OLMO),
         _kimi("kimi_linear", "KimiLinearDeltaAttention", "forget_gate.f_b_proj", "b_proj"),
         _kimi("bailing_hybrid", "BailingHybridDeltaAttention", "forget_gate.f_proj", "b_proj"),
@@ -162,6 +168,11 @@ FAMILIES: dict[str, Family] = {
         _mamba2("mamba2", "Mamba2Mixer", lora=("in_proj",)),
     )
 }
+
+
+def _family(mixer: str) -> Family:
+    return FAMILIES[mixer]
+
 
 _MAMBA1 = "Mamba-1: its selective scan takes no initial state in transformers"
 _CONVOLUTION = "a short convolution: it remembers a few tokens and has no recurrent state"
@@ -199,9 +210,12 @@ class Layout:
     text_model: nn.Module
     text_config: Any
     hidden_size: int
-    #: keyword under which the model takes its cache ("past_key_values"; "cache_params" for pure Mamba-2 models, which
-    #: would swallow the other name silently)
+    #: keyword under which the model takes its cache; it would swallow another name silently (`s0.state.compat`)
     cache_argument: str = "past_key_values"
+    #: the same of its recurrent mixers
+    mixer_cache_argument: str = "cache_params"
+    #: whether the model numbers its tokens (pure Mamba-2 models do not)
+    positions: bool = True
     #: why a batch with pads cannot be exact for this model, or None where it is
     padding_refused: str | None = None
 
@@ -255,10 +269,13 @@ def describe(model: nn.Module) -> Layout:
             f"model {type(model).__name__}: {_no_family(model)}; use a model of a supported family: "
             f"{', '.join(sorted(f.name for f in FAMILIES.values()))}"
         )
+    for mixer in mixers.values():
+        fault = compat.gated_norm_fault(mixer)
+        if fault:
+            raise ArchitectureError(f"model {type(model).__name__}: {fault}; install transformers 5.23 or newer")
     layers = tuple(sorted(mixers))
     text_model = model.get_submodule(prefix)
     config = model.config.get_text_config(decoder=True)  # type: ignore[union-attr,operator]
-    arguments = inspect.signature(text_model.forward).parameters
     return Layout(
         family=family,
         layers=layers,
@@ -268,7 +285,9 @@ def describe(model: nn.Module) -> Layout:
         text_model=text_model,
         text_config=config,
         hidden_size=int(config.hidden_size),
-        cache_argument="past_key_values" if "past_key_values" in arguments else "cache_params",
+        cache_argument=compat.cache_argument(text_model),
+        mixer_cache_argument=compat.cache_argument(mixers[layers[0]]),
+        positions=compat.takes_positions(text_model),
         padding_refused=next(filter(None, map(family.padding_refused, mixers.values())), None),
     )
 
@@ -284,4 +303,4 @@ def _no_family(model: nn.Module) -> str:
 
 def device_of_layer(mixer: nn.Module) -> torch.device:
     """Device a layer's state must live on (layers may be spread by `device_map`)."""
-    return next(mixer.parameters()).device
+    return compat.device_of(mixer)

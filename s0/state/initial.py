@@ -171,8 +171,8 @@ class InitialState:
         Raises ArchitectureError (does not fit), S0Error (missing or contradictory files).
         """
         folder = Path(folder)
-        meta = _read_json(folder / "meta.json")
-        config = _read_json(folder / "config.json")
+        meta = read_json(folder / "meta.json")
+        config = read_json(folder / "config.json")
         raw = _read_tensors(folder)
         try:
             tensors = {int(k): torch.as_tensor(v) for k, v in raw.items()}
@@ -248,7 +248,7 @@ def _read_tensors(folder: Path) -> dict[Any, Any]:
     raise S0Error(f"{folder}: no states.safetensors (or states.pt); give a folder written by save()")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

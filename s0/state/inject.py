@@ -14,12 +14,14 @@ rewrites the gate pre-activations at pads so that a pad is an identity step (see
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s0.errors import S0Error
+from s0.state import compat
 from s0.state.cache import S0Cache, TrainingCache, is_fresh, rows_of, seed_cache
 from s0.state.families import Layout
 from s0.state.initial import InitialState
@@ -64,10 +66,12 @@ class Injection:
             tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = args[0]
-        name = self.layout.cache_argument
-        cache = kwargs.get(name)
+        cache = compat.passed_cache(args, kwargs)
         if cache is None:
-            cache = kwargs[name] = S0Cache(self.layout, self.rows(tokens.shape[0]))
+            for name in compat.CACHE_NAMES:
+                kwargs.pop(name, None)
+            cache = kwargs[self.layout.cache_argument] = S0Cache(self.layout, self.rows(tokens.shape[0]))
+            cache.unasked = not self._asked(kwargs)
         elif not isinstance(cache, (S0Cache, TrainingCache)) and is_fresh(cache, self.layout):
             seed_cache(cache, self.layout, self.rows(tokens.shape[0]))
         mask = kwargs.get("attention_mask")
@@ -75,9 +79,33 @@ class Injection:
             check_mask(mask)
         return args, kwargs
 
+    def _asked(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a call wants a cache back; `generate` would feed a cache it gets back, and the whole sequence with it."""
+        asked = kwargs.get("use_cache")
+        return bool(getattr(self.layout.text_config, "use_cache", True) if asked is None else asked)
+
+    def _after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        cache = compat.passed_cache(args, kwargs)
+        return compat.without_cache(output, cache) if isinstance(cache, S0Cache) and cache.unasked else output
+
+    def __getstate__(self) -> Any:
+        raise S0Error(
+            "pickle: a state is attached to the model; detach it, save the model, and keep the state by itself"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Injection:
+        copied: Injection = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        return copied
+
     def attach(self) -> None:
         if not self._handles:
-            self._handles = [self.layout.text_model.register_forward_pre_hook(self._before, with_kwargs=True)]
+            backbone = self.layout.text_model
+            self._handles = [
+                backbone.register_forward_pre_hook(self._before, with_kwargs=True),
+                backbone.register_forward_hook(self._after, with_kwargs=True),
+            ]
             if self.padding == "exact":
                 self._pads = PadHooks(self.layout)
 
@@ -104,7 +132,7 @@ def self_test(model: nn.Module, layout: Layout, state: InitialState, token_ids: 
     Raises S0Error when a non-zero state changes nothing: an injection that does not reach the model must never be
     mistaken for a method that does not help.
     """
-    device = next(model.parameters()).device
+    device = compat.device_of(model)
     vocabulary = int(layout.text_config.vocab_size)
     ids = torch.tensor([token_ids or [j % vocabulary for j in (1, 2, 3, 5)]], device=device)
     training = model.training

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from s0.errors import S0Error
+from s0.state import compat
 from s0.state.families import CLOSED, Layout, PadGate
 
 
@@ -59,7 +60,7 @@ def _remember_pads(held: Any, mask: Tensor | None) -> None:
         held.s0_started = None
         return
     before = getattr(held, "s0_started", None)
-    if not (held.has_previous_state[0] and held.is_conv_states_initialized[0]):
+    if not compat.has_seen_tokens(held):
         before = torch.zeros_like(mask[:, 0])
     elif before is None or before.shape[0] != mask.shape[0]:
         before = torch.ones_like(mask[:, 0])
@@ -68,14 +69,22 @@ def _remember_pads(held: Any, mask: Tensor | None) -> None:
     held.s0_right_padded = bool((held.s0_started & ~mask[:, -1]).any())
 
 
+class _Call(threading.local):
+    """`mask` of the call under way in this thread; a copy of a model with hooks on it has calls of its own."""
+
+    mask: Tensor | None = None
+
+    def __deepcopy__(self, memo: Any) -> _Call:
+        return _Call()
+
+
 class PadHooks:
     """Hooks that close the gates at pads for the duration of one mixer call."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
         self.handles: list[Any] = []
-        #: `mask` of the call under way; one per thread, because several may use the model at once
-        self.call = threading.local()
+        self.call = _Call()
         for i, mixer in layout.mixers.items():
             self.handles.append(mixer.register_forward_pre_hook(self._entry(i), with_kwargs=True))
             for gate in layout.family.pad_gates(mixer):
@@ -84,7 +93,7 @@ class PadHooks:
     def _entry(self, layer: int) -> Callable[..., None]:
         def hook(mixer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
+            cache = compat.passed_cache(args, kwargs, position=1)
             mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
             check_continuation(cache, layer)
             local = self.call.mask = local_mask(mask, hidden.shape[1])
@@ -104,7 +113,7 @@ class PadHooks:
 
     def _closer(self, gate: PadGate, layer: int) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            mask = getattr(self.call, "mask", None)
+            mask = self.call.mask
             if mask is None:
                 return None
             if output.shape[:2] != mask.shape:
@@ -141,7 +150,7 @@ def _undo_decay(cache: Any, layer: int, decay: Tensor, mask: Tensor, dims: int) 
     if hasattr(cache, "scale_start"):
         cache.scale_start(layer, factor)
     elif cache is not None:
-        start = cache.layers[layer].recurrent_states[0]
+        start = cache.layers[layer].recurrent_states[0] if layer < len(cache.layers) else None
         if start is not None:
             start.mul_(factor.to(start.device))
 

@@ -8,10 +8,14 @@ that the recurrent state matters for the logits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
+
+from s0.errors import ArchitectureError
+from s0.state.families import describe
 
 VOCABULARY = 101
 #: no token of the vocabulary ends a sequence, so greedy runs have equal length
@@ -112,7 +116,7 @@ def _glm5_next() -> nn.Module:
         "linear_head_dim": 8,
         "linear_num_heads": 4,
         "hc_mult": 2,
-        "layer_types": ["linear_attention", "indexed_attention", "linear_attention"],
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "mlp_layer_types": ["dense", "sparse", "dense"],
     }
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
@@ -121,7 +125,8 @@ def _glm5_next() -> nn.Module:
     return transformers.Glm5NextForConditionalGeneration(config)
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {
+#: every model there is a recipe for, whatever the installed transformers has; `MODELS` holds those it can build
+_RECIPES: dict[str, Callable[[], nn.Module]] = {
     "qwen3_5": lambda: _build("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", **_GDN),
     "qwen3_5 (multimodal wrapper)": _qwen3_5_wrapped,
     "qwen3_5_moe": lambda: _build(
@@ -138,6 +143,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         split_ngram_parts=1,
         eos_token_id=2,
     ),
+    "lara_mini": lambda: _build("LaraMiniForCausalLM", "LaraMiniConfig", **_without(_GDN, "intermediate_size"), **_MOE),
     "olmo_hybrid": lambda: _build("OlmoHybridForCausalLM", "OlmoHybridConfig", **_without(_GDN, "head_dim")),
     "kimi_linear": lambda: _build(
         "KimiLinearForCausalLM",
@@ -237,10 +243,27 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
+
+def _buildable(name: str) -> bool:
+    """Whether the installed transformers has the family and runs this variant of it rightly."""
+    if find_spec(f"transformers.models.{name.split()[0]}") is None:
+        return False
+    if "gated norm" in name:
+        try:
+            with torch.device("meta"):
+                describe(_RECIPES[name]())
+        except ArchitectureError:
+            return False
+    return True
+
+
+#: name -> builder: the family's name, with the variant in brackets
+MODELS = {name: recipe for name, recipe in _RECIPES.items() if _buildable(name)}
+
 _CONV = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
 
 #: model and config classes whose mixers are refused (`s0.state.families.REFUSED`), and pure Transformers
-REFUSED_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+_REFUSED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mamba": ("MambaForCausalLM", "MambaConfig", {}),
     "falcon_mamba": ("FalconMambaForCausalLM", "FalconMambaConfig", {}),
     "jamba": ("JambaForCausalLM", "JambaConfig", {}),
@@ -256,6 +279,9 @@ REFUSED_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "inkling": ("InklingForCausalLM", "InklingTextConfig", {}),
     "inkling2": ("Inkling2ForCausalLM", "Inkling2TextConfig", {}),
     "qwen2 (pure Transformer)": ("Qwen2ForCausalLM", "Qwen2Config", {}),
+}
+REFUSED_MODELS = {
+    name: entry for name, entry in _REFUSED.items() if find_spec(f"transformers.models.{name.split()[0]}") is not None
 }
 
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +21,7 @@ from s0.state.random_models import build, build_refused
 peft = pytest.importorskip("peft")
 import s0.peft as s0_peft  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 FAMILIES = ["qwen3_5", "falcon_h1 (gated norm, biases, time-step floor)", "zamba2", "kimi_linear", "mamba2"]
 
 
@@ -248,3 +256,118 @@ def test_continuing_after_right_pads_raises():
         cache = model(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
         with pytest.raises(S0Error, match="pad on the left"):
             model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+
+
+@torch.no_grad()
+def test_a_batch_names_an_adapter_per_row():
+    """Rows of one call start from their own adapter, in forward and generate, beams included; a wrong name is an error."""
+    one, two = _random("qwen3_5", 0, 1, alpha=0.8)
+    model, _ = _wrapped("qwen3_5", {"default": one, "two": two})
+    batch, names = _batch(), ["two", "__base__", "default"]
+    states = [two, None, one]
+    assert torch.allclose(model(**batch, adapter_names=names).logits, _outside("qwen3_5", states, batch), atol=1e-5)
+    for options in (GENERATE, {**GENERATE, "num_beams": 2, "num_return_sequences": 2}):
+        found = model.generate(**batch, **options, adapter_names=names)
+        assert torch.equal(found, _outside("qwen3_5", states, batch, **options))
+    assert torch.allclose(model(**batch).logits, _outside("qwen3_5", one, batch), atol=1e-5)  # nothing is left behind
+    with pytest.raises(ConfigError, match="nosuch: choose among __base__, default, two"):
+        model(**batch, adapter_names=["nosuch"] * 3)
+    with pytest.raises(S0Error, match="2 names for a batch of 3"):
+        model(**batch, adapter_names=["two", "default"])
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    (state,) = _random("qwen3_5", 0)
+    _wrapped("qwen3_5", {"default": state})[0].save_pretrained(tmp_path)
+    with pytest.raises(ArchitectureError, match="made for family 'qwen3_5'"):
+        peft.PeftModel.from_pretrained(build("falcon_h1"), tmp_path)
+    model, _ = _wrapped("mamba2", {"default": _random("mamba2", 0)[0]})
+    with pytest.raises(ArchitectureError, match="made for family 'qwen3_5'"):
+        model.load_adapter(tmp_path, "x")
+
+
+def test_an_adapter_of_the_first_format_loads_its_tensors(tmp_path):
+    """One parameter per layer under the module's own name, and no word of the base model."""
+    from safetensors.torch import load_file, save_file
+
+    (state,) = _random("qwen3_5", 0)
+    _wrapped("qwen3_5", {"default": state})[0].save_pretrained(tmp_path)
+    path, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file({k.removesuffix(".weight"): v for k, v in load_file(path).items()}, path)
+    written = json.loads(config.read_text())
+    written.pop("made_for")
+    config.write_text(json.dumps(written))
+    again = s0_peft.initial_state(peft.PeftModel.from_pretrained(build("qwen3_5"), tmp_path))
+    assert all(torch.equal(again.tensors[i], t) for i, t in state.tensors.items())
+    with pytest.raises(ArchitectureError, match="made for the layers"):
+        peft.PeftModel.from_pretrained(build("falcon_h1"), tmp_path)
+
+
+def test_a_reference_copied_by_name_starts_equal():
+    """TRL's way to make the reference of a trained adapter: every parameter with ".default." in its name is copied."""
+    (state,) = _random("qwen3_5", 0)
+    model, _ = _wrapped("qwen3_5", {"default": state})
+    model.add_adapter("ref", model.peft_config["default"])
+    for name, parameter in model.named_parameters():
+        if ".default." in name:
+            model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
+    copied = s0_peft.initial_state(model, "ref")
+    assert all(torch.equal(copied.tensors[i], t) for i, t in state.tensors.items())
+
+
+@torch.no_grad()
+def test_weighted_adapters_are_mixed():
+    one, two = _random("qwen3_5", 0, 1, alpha=0.8)
+    model, _ = _wrapped("qwen3_5", {"default": one, "two": two})
+    model.add_weighted_adapter(["default", "two"], [0.5, -1.0], "both")
+    model.set_adapter("both")
+    expected = _outside("qwen3_5", InitialState.mix([one, two], [0.5, -1.0]), _batch())
+    assert torch.allclose(model(**_batch()).logits, expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="mixed linearly"):
+        model.add_weighted_adapter(["default", "two"], [1.0, 1.0], "svd", combination_type="svd")
+
+
+def test_modules_to_save_is_a_clear_no():
+    with pytest.raises(ConfigError, match="learns states only"):
+        s0_peft.S0PeftConfig(task_type="CAUSAL_LM", modules_to_save=["lm_head"])
+
+
+def test_an_evaluation_that_judges_another_model_is_announced():
+    with pytest.warns(UserWarning, match="applies in eval mode only"):
+        peft.get_peft_model(build("qwen3_5"), s0_peft.S0PeftConfig(task_type="CAUSAL_LM"))
+
+
+def test_copied_and_pickled(tmp_path):
+    (state,) = _random("qwen3_5", 0, alpha=0.8)
+    model, _ = _wrapped("qwen3_5", {"default": state})
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    with torch.no_grad():
+        expected = model(**_batch()).logits
+        assert torch.equal(again(**_batch()).logits, expected)
+        assert torch.equal(copy.deepcopy(model)(**_batch()).logits, expected)
+
+
+def test_a_saved_adapter_says_how_to_load_it(tmp_path):
+    """A process that never imported s0.peft cannot know the type; the folder's README and `python -m s0.peft` can help."""
+    (state,) = _random("qwen3_5", 0)
+    _wrapped("qwen3_5", {"default": state})[0].save_pretrained(tmp_path)
+    assert "import s0.peft" in (tmp_path / "README.md").read_text()
+    (tmp_path / "reads.py").write_text(
+        "import sys\nfrom peft import PeftConfig\nprint(PeftConfig.from_pretrained(sys.argv[1]).peft_type)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "s0.peft", "reads", str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert "S0" in ran.stdout
+
+
+def test_a_cache_without_recurrent_layers_is_one_line():
+    from transformers import DynamicCache
+
+    (state,) = _random("qwen3_5", 0)
+    model, layout = _wrapped("qwen3_5", {"default": state})
+    with pytest.raises(S0Error, match="holds no recurrent state"):
+        model(**_batch(), use_cache=True, **{layout.cache_argument: DynamicCache()})

@@ -7,7 +7,7 @@ import torch
 
 from s0.errors import ArchitectureError
 from s0.state.families import FAMILIES, describe
-from s0.state.random_models import build, build_refused
+from s0.state.random_models import MODELS, build, build_refused
 from s0.state.recurrences import DEFAULT_ALPHA
 
 
@@ -24,10 +24,10 @@ def test_shapes_come_from_the_modules():
 @pytest.mark.parametrize(
     ("name", "backbone", "argument"),
     [
-        ("qwen3_5", "model", "past_key_values"),
-        ("qwen3_5 (multimodal wrapper)", "model.language_model", "past_key_values"),
-        ("glm5_next", "model.language_model", "past_key_values"),
-        ("mamba2", "backbone", "cache_params"),
+        ("qwen3_5", "model", {"past_key_values", "cache"}),
+        ("qwen3_5 (multimodal wrapper)", "model.language_model", {"past_key_values", "cache"}),
+        ("glm5_next", "model.language_model", {"past_key_values", "cache"}),
+        ("mamba2", "backbone", {"cache_params", "cache"}),
     ],
 )
 def test_backbone_and_cache_argument(name, backbone, argument):
@@ -35,7 +35,9 @@ def test_backbone_and_cache_argument(name, backbone, argument):
     layout = describe(model)
     assert layout.text_model_name == backbone
     assert layout.text_model is model.get_submodule(backbone)
-    assert layout.cache_argument == argument
+    assert layout.cache_argument in argument
+    assert layout.mixer_cache_argument in {"cache_params", "cache"}
+    assert layout.positions == (name != "mamba2")
 
 
 def test_a_bare_backbone_is_described_too():
@@ -78,11 +80,8 @@ def test_published_alphas():
     assert FAMILIES["FalconH1Mixer"].default_alpha == 0.65
 
 
-@pytest.mark.parametrize("mixer", FAMILIES)
-def test_lora_targets_exist(mixer):
-    from s0.state.random_models import MODELS
-
-    family = FAMILIES[mixer]
-    name = next(n for n in MODELS if n.split(" ")[0] == family.name)
+@pytest.mark.parametrize("name", {n.split(" ")[0]: n for n in MODELS}.values())
+def test_lora_targets_exist(name):
+    family = describe(build(name)).family
     names = {module.rsplit(".", 1)[-1] for module, _ in build(name).named_modules()}
     assert set(family.lora_targets) & names

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from s0.cli import command
 from s0.errors import ArchitectureError
 from s0.state import matrix
 from s0.state.checks import CHECKS, Broken, padded
+from s0.state.compat import mixers_ask
 from s0.state.families import FAMILIES, REFUSED, describe
-from s0.state.random_models import MODELS, REFUSED_MODELS, build, build_refused
+from s0.state.random_models import _RECIPES, MODELS, REFUSED_MODELS, build, build_refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,8 +38,11 @@ def test_check(model, check):
 
 
 def test_every_family_has_a_random_model():
+    """What the installed transformers has is built; what it lacks has a recipe and is absent."""
     covered = {describe(build(name)).family.name for name in MODELS}
-    assert covered == {f.name for f in FAMILIES.values()}
+    installed = {f.name for f in FAMILIES.values() if importlib.util.find_spec(f"transformers.models.{f.name}")}
+    assert covered == installed
+    assert {name.split(" ")[0] for name in _RECIPES} == {f.name for f in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("name", REFUSED_MODELS)
@@ -62,12 +68,13 @@ def test_no_recurrent_mixer_of_transformers_is_overlooked():
     found = set()
     for path in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
         source = path.read_text(encoding="utf-8")
-        if "get_recurrent_state" not in source:
+        asks = "get_recurrent_state" if mixers_ask() else ".recurrent_states[0]"
+        if asks not in source:
             continue
         for node in ast.parse(source).body:
-            if isinstance(node, ast.ClassDef) and "get_recurrent_state" in (ast.get_source_segment(source, node) or ""):
+            if isinstance(node, ast.ClassDef) and asks in (ast.get_source_segment(source, node) or ""):
                 found.add(node.name)
-    assert len(found) >= 15
+    assert len(found) >= 12
     assert found <= set(FAMILIES) | set(REFUSED), sorted(found - set(FAMILIES) - set(REFUSED))
 
 
@@ -92,6 +99,10 @@ def test_check_notices_the_time_step_floor(name):
 
 
 def test_documentation_is_the_registry():
+    """The refusals name layers of the installed transformers, so the page belongs to one version of it."""
+    pinned = re.search(r"^transformers==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    if pinned is None or pinned[1] != transformers.__version__:
+        pytest.skip("docs/families.md is written with the pinned transformers")
     assert (ROOT / "docs" / "families.md").read_text(encoding="utf-8") == matrix.page(), (
         "python scripts/families.py --write docs/families.md"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -405,3 +408,26 @@ def test_a_state_that_does_not_reach_the_model_is_an_error(gdn, monkeypatch):
     monkeypatch.setattr(S0Cache, "get_recurrent_state", lambda self, layer_idx, state_idx=0: None)
     with pytest.raises(S0Error, match="does not reach the model"):
         self_test(model, layout, _random(layout))
+
+
+@torch.no_grad()
+def test_a_copy_of_a_model_keeps_its_state_and_a_pickle_says_detach(both):
+    model, layout = both
+    ids, mask, positions = _pad(_prompts()[:3])
+    call = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    with Injection(model, layout, _random(layout)):
+        copied, expected = copy.deepcopy(model), model(**call).logits
+        with pytest.raises(S0Error, match="detach it"):
+            pickle.dumps(model)
+    assert torch.equal(copied(**call).logits, expected)
+
+
+@torch.no_grad()
+def test_an_offloaded_model_starts_from_the_state(gdn, tmp_path):
+    """Weights on the meta device until a layer runs, as device_map="auto" leaves them where the GPU is too small."""
+    accelerate = pytest.importorskip("accelerate")
+    model, layout = gdn
+    ids, state = _prompts()[8][None], _random(layout)
+    expected = _logits(model, layout, state, ids)
+    moved = accelerate.disk_offload(build(GDN), str(tmp_path), execution_device=torch.device("cpu"))
+    assert torch.equal(_logits(moved, describe(moved), state, ids), expected)
