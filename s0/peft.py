@@ -165,12 +165,6 @@ class Start(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # adapters of the first format hold the tensor under the module's own name
-        if prefix[:-1] in state_dict:
-            state_dict[f"{prefix}weight"] = state_dict.pop(prefix[:-1])
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class S0Layer(nn.Module, BaseTunerLayer):
     """A recurrent mixer that starts from the sum of its active adapters' states (fp32, [*state shape] each)."""
@@ -196,6 +190,13 @@ class S0Layer(nn.Module, BaseTunerLayer):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base_layer"), name)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # adapters of the first format hold the tensor under the adapter's own name
+        for name in self.s0_state:
+            if f"{prefix}s0_state.{name}" in state_dict:
+                state_dict[f"{prefix}s0_state.{name}.weight"] = state_dict.pop(f"{prefix}s0_state.{name}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def add(self, adapter_name: str, config: S0PeftConfig) -> None:
         shape = self._layout.shapes[self._layer]
