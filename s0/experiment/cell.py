@@ -45,7 +45,7 @@ class Cell:
         self.wall: dict[str, float] = {}
         self._prompts: dict[str, tuple[int, ...]] = {}
         self.stop = tuple(self.task.stop)
-        self.decoding = keys.decoding(config.engine, self.stop, config.task.max_new_tokens)
+        self.decoding = keys.decoding(self.engine, config.engine, self.stop, config.task.max_new_tokens)
         self.judging = self.grader.judging
 
     @contextmanager
@@ -68,8 +68,9 @@ class Cell:
             self.checkpoint.key,
             self.task.dataset_hash(),
             keys.messages([self.task.messages(p) for part in PARTS for p in self.task.problems(part)]),
-            self.stop,
+            self.decoding,
             self.judging,
+            self.method,
             seed,
         )
 
@@ -119,7 +120,7 @@ class Cell:
                         t.top_p,
                         request_seed("sample", seed, p.id, k),
                     )
-                    units.append(Unit(log, keys.unit(ids, k), p, k, r))
+                    units.append(Unit(log, keys.unit(ids, k, r.seed), p, k, r))
         with self.timed("sample"):
             generate = engine_generate(self.engine, lambda: self.checkpoint.model, self.checkpoint.tokenizer, self.stop)
             done = complete(self.store, units, generate, self.grader, "sample")
@@ -183,7 +184,7 @@ class Cell:
                     seed = 0 if w.n_samples == 1 else request_seed("eval", w.seed, p.id, k)
                     temperature, top_p = (0.0, 1.0) if w.n_samples == 1 else (t.eval_temperature, t.eval_top_p)
                     r = Request(ids, t.max_new_tokens, n if w.state is not None else None, temperature, top_p, seed)
-                    units.append(Unit(w.log(self), keys.unit(ids, k), p, k, r))
+                    units.append(Unit(w.log(self), keys.unit(ids, k, r.seed), p, k, r))
             spans.append((start, len(units)))
         tokenizer = self.checkpoint.tokenizer
 
@@ -262,5 +263,5 @@ class EvalRequest:
         applied = [self.state.alpha, self.state.normalize] if self.state else self.adapter.use if self.adapter else None
         # a greedy evaluation has no seed: the baseline is one evaluation, shared by all seeds
         sampling = None if self.n_samples == 1 else [self.seed, t.eval_temperature, t.eval_top_p]
-        padded = [t.legacy_batch, [p.id for p in self.problems]] if self.legacy else None
+        padded = [t.legacy_batch, [p.id for p in self.problems], keys.sources_of(run_padded)] if self.legacy else None
         return keys.evaluation(cell.checkpoint.key, cell.decoding, self.adapter_key, applied, sampling, padded)

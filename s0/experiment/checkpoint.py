@@ -89,6 +89,7 @@ class Checkpoint:
         self.config = config
         self.path = resolve_path(config)
         self.name = config.name or self.path.name
+        code = list(self.path.glob("*.py")) if config.trust_remote_code else []
         weights = [f for pattern in WEIGHTS for f in self.path.glob(pattern)]
         if not weights:
             raise DataError(f"model.path={config.path!r}: no weights ({', '.join(WEIGHTS)}) in {self.path}")
@@ -99,7 +100,7 @@ class Checkpoint:
         ]
         cache = cache_dir / "file_hashes.json" if cache_dir else None
         settings = [f for f in (self.path / "config.json", self.path / "generation_config.json") if f.exists()]
-        self.weights_sha256 = _hash_files(weights + settings, cache)
+        self.weights_sha256 = _hash_files(weights + settings + code, cache)
         self.tokenizer_sha256 = _hash_files(text, cache)
         self.device = self._device()
         self.dtype = self._dtype_name()
@@ -108,7 +109,7 @@ class Checkpoint:
             self.tokenizer_sha256,
             self.dtype,
             self.device_name,
-            config.attn_implementation,
+            {k: getattr(config, k) for k in ("attn_implementation", "device_map", "tp_plan", "trust_remote_code")},
             versions(),
         )
 

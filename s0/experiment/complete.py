@@ -78,7 +78,10 @@ def complete(
             for u in units:
                 if u.log == name and u.key in known:
                     grader.submit(u.problem, known[u.key]["text"])
-    open_logs = {u.log for u in missing(set(logs))}
+    absent = missing(set(logs))
+    distinct = {(u.log, u.key) for u in units}
+    store.count("completions", len(distinct) - len({(u.log, u.key) for u in absent}), len(distinct))
+    open_logs = {u.log for u in absent}
     if open_logs:
         todo_count = len(missing(open_logs))
         with bar(label, todo_count, "completions") as progress:

@@ -51,20 +51,21 @@ def evaluations_of(
         if used.state is not None and (control := cell.method.control(used, cell.checkpoint.layout, seed)) is not None:
             want("random_state", seed, "random state", f"random:{key}", state=control)
     results = dict(zip(range(len(wanted)), cell.evaluate(wanted), strict=True))
-    out: dict[str, Any] = {"baseline": {}, "tuned": {}, "controls": {}, "baseline_key": {}}
+    out: dict[str, Any] = {"baseline": {}, "tuned": {}, "controls": {}, "keys": {}}
     for i, (role, seed) in enumerate(roles):
         e: Evaluation = results[i]
+        out["keys"].setdefault(seed, {})[role] = wanted[i].log(cell)
         if role == "random_state":
             out["controls"].setdefault(seed, {})[role] = e
             continue
         out[role][seed] = e
-        if role == "baseline":
-            out["baseline_key"][seed] = wanted[i].log(cell)
     if n == 1:
         first = every[0]
         for seed in every:
             out["baseline"][seed] = out["baseline"][first]
-            out["baseline_key"][seed] = out["baseline_key"][first]
+            out["keys"].setdefault(seed, {})["baseline"] = out["keys"][first]["baseline"]
     if not cell.method.trains:
         out["tuned"] = dict(out["baseline"])
+        for seed in seeds:
+            out["keys"][seed]["tuned"] = out["keys"][seed]["baseline"]
     return out

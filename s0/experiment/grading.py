@@ -38,6 +38,9 @@ class Grader:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grading")
         self._futures: list[Future[None]] = []
         self.seconds = 0.0
+        #: distinct answers submitted, and those that had to be judged
+        self.submitted: set[str] = set()
+        self.judged: set[str] = set()
 
     def key(self, problem: Problem, text: str) -> str:
         if problem.id not in self._problem_keys:
@@ -46,8 +49,10 @@ class Grader:
 
     def submit(self, problem: Problem, text: str) -> None:
         key = self.key(problem, text)
+        self.submitted.add(key)
         if key in self._known or key in self._unstored or key in self._running:
             return
+        self.judged.add(key)
         self._queued.setdefault(key, GradingItem(problem, text))
         if len(self._queued) >= BATCH:
             self._hand_over()

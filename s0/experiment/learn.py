@@ -24,16 +24,17 @@ FUSED, FUSED_NUMBERS = 64, 2**29
 
 def adapter_key(checkpoint: Checkpoint, method: Method, one: TrainingSet) -> str:
     """Key of what this method learns from this set."""
-    return keys.adapter(checkpoint.key, method.determinants(), one.seed, one.examples)
+    return keys.adapter(checkpoint.key, method, one.seed, one.examples)
 
 
 def train(
     store: Store, checkpoint: Checkpoint, trainings: Sequence[Training], settings: TrainConfig
 ) -> dict[str, Adapter]:
     """Adapters by key for all trainings: stored ones are loaded, the others learned together and stored (see `learn`)."""
+    keyed = {adapter_key(checkpoint, method, one): method for method, one in trainings}
+    store.count("trained states", sum(store.has_folder(_kind(m), k) for k, m in keyed.items()), len(keyed))
     learn(store, checkpoint, trainings, settings)
     ctx = context(checkpoint, settings)
-    keyed = {adapter_key(checkpoint, method, one): method for method, one in trainings}
     return {k: _load(method, ctx, store.folder(_kind(method), k)) for k, method in keyed.items()}
 
 
@@ -109,6 +110,10 @@ def _fit(store: Store, checkpoint: Checkpoint, keyed: dict[str, Training], of: i
         with store.new_folder(_kind(m), key) as folder:
             adapter.save(folder)
     snapshot.unlink(missing_ok=True)
+
+
+def adapter_folder(store: Store, method: Method, key: str) -> Path:
+    return store.folder(_kind(method), key)
 
 
 def _kind(method: Method) -> str:

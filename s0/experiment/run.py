@@ -21,7 +21,7 @@ from s0.experiment.alpha import choose_alphas, decide_alphas, trainings_of
 from s0.experiment.cell import Cell
 from s0.experiment.checkpoint import Checkpoint
 from s0.experiment.evaluations import evaluations_of
-from s0.experiment.learn import adapter_key, context, train
+from s0.experiment.learn import adapter_folder, adapter_key, context, train
 from s0.experiment.resources import Resources
 from s0.methods import Adapter, AlphaChoice, TrainingSet
 from s0.runtime.environment import git_state, versions
@@ -43,9 +43,12 @@ def run_cell(
         keys = {seed: cell.record_key(seed) for seed in config.seed}
         found = {seed: r for seed in config.seed if (r := find_record(folder, keys[seed]))}
         todo = [seed for seed in config.seed if seed not in found]
+        cell.store.take_counts()
+        if not todo:
+            print(f"  {_name(cell)}: {len(found)} of {len(found)} records reused, nothing done again", flush=True)
         if todo:
             print(
-                f"  {cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}: seeds {ranges(todo)}",
+                f"  {_name(cell)}: seeds {ranges(todo)}",
                 flush=True,
             )
             cell.check_references()
@@ -76,15 +79,31 @@ def run_cell(
                     keys[seed],
                     solutions[seed],
                     adapters.get(seed),
+                    adapter_key(cell.checkpoint, cell.method, sets[seed]) if seed in adapters else "",
                     alphas.get(seed),
                     evaluated,
                     environment,
                 )
                 write_record(folder, record, problems)
                 found[seed] = record
+            _say_reuse(cell, len(config.seed) - len(todo))
         return [found[seed] for seed in config.seed]
     finally:
         cell.grader.close()
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.checkpoint.name} / {cell.task.name} / {cell.method.label()}"
+
+
+def _say_reuse(cell: Cell, records: int) -> None:
+    """One line: how much of what was needed was stored already. The rest was made now, because it or something it depends on
+    (a setting, a prompt, a stop string, the code that makes or judges it) was not there before."""
+    judged = len(cell.grader.judged)
+    counts = {"records": (records, len(cell.config.seed)), **cell.store.take_counts()}
+    counts["verdicts"] = (len(cell.grader.submitted) - judged, len(cell.grader.submitted))
+    parts = [f"{found} of {needed} {kind}" for kind, (found, needed) in counts.items() if needed]
+    print(f"  reused: {', '.join(parts)}", flush=True)
 
 
 def _record(
@@ -93,6 +112,7 @@ def _record(
     key: str,
     solutions: tuple[list[Example], int],
     adapter: Adapter | None,
+    learned: str,
     alpha: AlphaChoice | None,
     evaluated: dict[str, Any],
     environment: dict[str, Any],
@@ -156,7 +176,9 @@ def _record(
         baseline=baseline,
         tuned=tuned,
         controls=controls,
-        baseline_key=evaluated["baseline_key"].get(seed, ""),
+        baseline_key=evaluated["keys"].get(seed, {}).get("baseline", ""),
+        evaluation_keys=evaluated["keys"].get(seed, {}),
+        adapter={"key": learned, "folder": str(adapter_folder(cell.store, cell.method, learned))} if learned else None,
         environment=environment,
         wall_s={**{k: round(v, 3) for k, v in cell.wall.items()}, "grade": round(cell.grader.seconds, 3)},
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

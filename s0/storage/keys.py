@@ -12,9 +12,11 @@ import ast
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import platform
 import shutil
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ from s0.paths import PACKAGE
 from s0.settings import determining
 
 #: raised when keys or stored forms change; work stored under another number is left alone
-LAYOUT = 3
+LAYOUT = 4
 #: change when decoding or training could give other results for the same inputs: stored work is then redone
 CODE_VERSION = 3
 #: versions of these decide what decoding and training compute
@@ -50,8 +52,14 @@ NOT_JUDGING = (
     "legacy_padding",
     "legacy_batch",
 )
-#: packages of this project whose code is part of a verdict
-JUDGING = ("s0.tasks", "s0.sandbox")
+#: modules of this project whose code is in no key: settings are in as values, stored forms as LAYOUT, data as its text, and
+#: the others only show, find or move things
+NOT_CODE = (
+    *("s0.config", "s0.settings", "s0.errors", "s0.paths", "s0.data", "s0.storage", "s0.stats", "s0.tiny"),
+    *("s0.runtime.progress", "s0.runtime.environment", "s0.runtime.process", "s0.runtime.profiling"),
+)
+#: where a cell decides what is sampled, learned from, chosen and evaluated
+PROCEDURE = ("alpha.py", "cell.py", "evaluations.py")
 
 
 def _key(what: str, values: Mapping[str, Any], length: int = 16) -> str:
@@ -62,20 +70,22 @@ def _key(what: str, values: Mapping[str, Any], length: int = 16) -> str:
 
 
 def model(
-    weights: str, tokenizer: str, dtype: str, device: str, attention: str | None, versions: Mapping[str, str]
+    weights: str, tokenizer: str, dtype: str, device: str, loading: Mapping[str, Any], versions: Mapping[str, str]
 ) -> str:
-    """A loaded model as far as it determines tokens: file hashes, number format, device, attention and library versions."""
+    """A loaded model as far as it determines tokens: file hashes, number format, device, how it is loaded and library
+    versions."""
     numerical = {k: v for k, v in versions.items() if k in NUMERICAL}
-    values = {"weights": weights, "tokenizer": tokenizer, "dtype": dtype, "device": device, "attention": attention}
+    values = {"weights": weights, "tokenizer": tokenizer, "dtype": dtype, "device": device, "loading": loading}
     return _key("model", {**values, "versions": numerical, "code": CODE_VERSION})
 
 
 # -- completions and evaluations --------------------------------------------------------------------------------------
 
 
-def decoding(engine: Any, stop: Sequence[str], max_new_tokens: int) -> dict[str, Any]:
-    """How tokens are made and where they end; part of every completion's key. `engine` are its settings."""
-    return {"engine": determining(engine), "stop": list(stop), "max_new": max_new_tokens}
+def decoding(engine: Any, settings: Any, stop: Sequence[str], max_new_tokens: int) -> dict[str, Any]:
+    """How tokens are made and where they end; part of every completion's key: the engine's settings and code."""
+    values = {"engine": determining(settings), "sources": sources_of(type(engine))}
+    return {**values, "stop": list(stop), "max_new": max_new_tokens}
 
 
 def samples(model: str, decoding: Mapping[str, Any], temperature: float, top_p: float, seed: int) -> str:
@@ -98,9 +108,9 @@ def evaluation(
     return _key("evaluation", {**values, "padded": padded})
 
 
-def unit(prompt_ids: Sequence[int], sample: int) -> str:
-    """One completion inside a log: the prompt as it was rendered, and which of its samples."""
-    return f"{digest(list(prompt_ids), 24)}:{sample}"
+def unit(prompt_ids: Sequence[int], sample: int, seed: int) -> str:
+    """One completion inside a log: the prompt as it was rendered, which of its samples, and the seed it is drawn with."""
+    return f"{digest([list(prompt_ids), seed], 24)}:{sample}"
 
 
 # -- verdicts -------------------------------------------------------------------------------------------------------
@@ -116,8 +126,16 @@ def judging(task: Any, task_settings: Any, sandbox_settings: Any) -> dict[str, A
         "sandbox": determining(sandbox_settings),
         "sources": sources_of(type(task)),
         "python": platform.python_version(),
-        "confinement": [shutil.which("bwrap") is not None, platform.system(), platform.release(), platform.machine()],
+        "libraries": libraries(sources_files(type(task)), getattr(sandbox_settings, "packages", None) or ()),
+        "confinement": confinement(bool(getattr(sandbox_settings, "allow_unisolated", False))),
     }
+
+
+def confinement(unisolated_allowed: bool) -> list[Any]:
+    """How this machine can confine candidates. Where isolation is demanded, all ways of it are one; where it is not, what the
+    kernel offers decides whether there is any."""
+    means = [shutil.which("bwrap") is not None, platform.release()] if unisolated_allowed else []
+    return [platform.system(), platform.machine(), *means]
 
 
 def verdicts(judging: Mapping[str, Any]) -> str:
@@ -126,7 +144,7 @@ def verdicts(judging: Mapping[str, Any]) -> str:
 
 
 def problem(p: Problem) -> str:
-    return digest([p.id, p.prompt, p.reference])
+    return digest(p.to_json())
 
 
 def verdict(problem_key: str, text: str) -> str:
@@ -137,8 +155,10 @@ def verdict(problem_key: str, text: str) -> str:
 # -- training -------------------------------------------------------------------------------------------------------
 
 
-def adapter(model: str, determinants: Mapping[str, Any], seed: int, examples: Sequence[Example]) -> str:
-    """A trained adapter: model, the settings that decide what is learned, the seed of initialisation, and the examples."""
+def adapter(model: str, method: Any, seed: int, examples: Sequence[Example]) -> str:
+    """A trained adapter: model, the settings that decide what is learned, the code that learns it, the seed of
+    initialisation, and the examples."""
+    determinants = {"settings": method.determinants(), "sources": sources_of(type(method))}
     rows = [[e.problem_id, e.prompt_ids, e.completion_ids] for e in examples]
     return _key("adapter", {"model": model, "method": determinants, "seed": seed, "examples": rows}, 24)
 
@@ -156,9 +176,13 @@ def config(values: Any) -> str:
     return digest({"layout": LAYOUT, "config": determining(values)})
 
 
-def record(config: str, model: str, data: str, prompts: str, stop: Sequence[str], judging: Any, seed: int) -> str:
-    """One record: the cell's config, the files of model and data, what is asked, how answers end and how they are judged."""
-    values = {"config": config, "model": model, "data": data, "prompts": prompts, "stop": list(stop)}
+def record(
+    config: str, model: str, data: str, prompts: str, decoding: Mapping[str, Any], judging: Any, method: Any, seed: int
+) -> str:
+    """One record: the cell's config, the files of model and data, what is asked, how answers are made, end and are judged,
+    and the code of the method and of the procedure around it."""
+    code = [sources_of(type(method)), code_hash([PACKAGE / "experiment" / name for name in PROCEDURE])]
+    values = {"config": config, "model": model, "data": data, "prompts": prompts, "decoding": decoding, "code": code}
     return _key("record", {**values, "judging": judging, "seed": seed})
 
 
@@ -170,34 +194,64 @@ def claim(config: str, seed: int) -> str:
 # -- code as part of a key ----------------------------------------------------------------------------------------------
 
 
-def sources_of(cls: type) -> str:
-    """Hash of the code that a task's verdicts depend on: the modules of the class and its bases, what they import from
-    `JUDGING` directly or not, files beside them that they name (worker scripts), and the whole sandbox."""
-    files = {Path(f) for c in cls.__mro__ if (f := _file(c)) is not None}
-    files |= set((PACKAGE / "sandbox").rglob("*.py"))
+def sources_of(what: Any) -> str:
+    """Hash of the code a class or function depends on (see `sources_files`)."""
+    return code_hash(sources_files(what))
+
+
+@functools.cache
+def sources_files(what: Any) -> list[Path]:
+    """The modules of a class and its bases (or of a function), what they import from this project directly or not but
+    `NOT_CODE`, files beside them that they name (worker scripts), and the whole sandbox where any of it is used."""
+    files = {Path(f) for c in getattr(what, "__mro__", (what,)) if (f := _file(c)) is not None}
     todo = list(files)
     while todo:
         for found in _needed(todo.pop()):
-            if found not in files:
-                files.add(found)
-                todo.append(found)
-    return code_hash(sorted(files))
+            more = [found, *((PACKAGE / "sandbox").rglob("*.py") if found.parent.name == "sandbox" else ())]
+            todo += [f for f in more if f not in files]
+            files |= set(more)
+    return sorted(files)
 
 
-def _file(cls: type) -> str | None:
-    """File of a class that is neither built in nor of the standard library."""
-    root = cls.__module__.partition(".")[0]
+def libraries(files: Sequence[Path], named: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of the packages of others that these files import, and of those named; "" where one is not installed."""
+    own = {"s0", "builtins", "__future__"}
+    roots = set(named).union(*(_imported(f) for f in files)) - own - set(sys.stdlib_module_names)
+    found = {}
+    for name in sorted(roots):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            found[name] = ""
+    return {**found, "sqlite": sqlite3.sqlite_version}
+
+
+@functools.cache
+def _imported(path: Path) -> frozenset[str]:
+    """Top-level names of all imports of a file."""
+    roots: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Import):
+            roots |= {a.name.partition(".")[0] for a in node.names}
+    return frozenset(roots)
+
+
+def _file(what: Any) -> str | None:
+    """File of a class or function that is neither built in nor of the standard library."""
+    root = what.__module__.partition(".")[0]
     if root in sys.stdlib_module_names or root == "builtins":
         return None
     try:
-        return inspect.getsourcefile(cls)
+        return inspect.getsourcefile(what)
     except (TypeError, OSError):
         return None
 
 
 @functools.cache
 def _needed(path: Path) -> frozenset[Path]:
-    """Files of `JUDGING` that a file imports, and scripts beside it that it names in a string."""
+    """Files of this project but `NOT_CODE` that a file imports, and scripts beside it that it names in a string."""
     found: set[Path] = set()
     for node in ast.walk(_tree(path)):
         names: list[str] = []
@@ -209,7 +263,7 @@ def _needed(path: Path) -> frozenset[Path]:
             beside = path.with_name(Path(node.value).name)
             found |= {beside} if beside.is_file() else set()
         for name in names:
-            if name.startswith(JUDGING):
+            if name.startswith("s0.") and not any(f"{name}.".startswith(f"{n}.") for n in NOT_CODE):
                 module = PACKAGE.parent.joinpath(*name.split("."))
                 found |= {f for f in (module.with_suffix(".py"), module / "__init__.py") if f.is_file()}
     return frozenset(found)

@@ -121,6 +121,18 @@ class Store:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self._logs: dict[tuple[str, str], Log] = {}
+        #: kind -> (found here, needed) since the counts were last taken
+        self._used: dict[str, tuple[int, int]] = {}
+
+    def count(self, kind: str, found: int, needed: int) -> None:
+        """Note that of so many things needed so many were here already."""
+        f, n = self._used.get(kind, (0, 0))
+        self._used[kind] = (f + found, n + needed)
+
+    def take_counts(self) -> dict[str, tuple[int, int]]:
+        """kind -> (found, needed), noted since the last call."""
+        used, self._used = self._used, {}
+        return used
 
     def log(self, kind: str, key: str) -> Log:
         if (kind, key) not in self._logs:
