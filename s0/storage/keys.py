@@ -51,6 +51,12 @@ NOT_JUDGING = (
     "ks",
     "legacy_padding",
     "legacy_batch",
+    # of custom tasks: what is read, asked and held out
+    "columns",
+    "instruction",
+    "system",
+    "train_fraction",
+    "split_seed",
 )
 #: modules of this project whose code is in no key: settings are in as values, stored forms as LAYOUT, data as its text, and
 #: the others only show, find or move things

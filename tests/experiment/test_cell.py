@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from s0.errors import ArchitectureError, ConfigError, DataError
 from s0.experiment.resources import Resources
 from s0.experiment.run import run_cell
 from s0.paths import EMBEDDED_MODELS as EMBEDDED
+from s0.storage import keys
 from s0.storage.records import Record, find_record, fingerprint, read_record
 from s0.storage.store import Store
 
@@ -279,3 +281,53 @@ def random_checkpoint(folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_a_changed_task_redoes_what_depends_on_it_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another prompt, stop string, cleaning rule, grader or optimiser setting: nothing stale is printed, and what does not
+    depend on it is reused."""
+    from s0.tasks.minieval import MiniEval
+
+    small = [
+        "seed=0",
+        "method.alpha=1.0",
+        "method.control=false",
+        "task.n_train=2",
+        "task.n_eval=2",
+        "method.n_steps=1",
+    ]
+
+    def reused(*more: str) -> dict[str, tuple[int, int]]:
+        run(config(tmp_path, *small, *more))
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if "reused" in x]
+        return {
+            kind: (int(a), int(b))
+            for a, b, kind in re.findall(r"(\d+) of (\d+) (records|completions|trained states|verdicts)", line)
+        }
+
+    first = reused()
+    assert {found for found, _ in first.values()} == {0}
+    assert reused() == {"records": (1, 1)}
+    clean, code = MiniEval.clean, keys._code
+    changes: dict[str, Any] = {
+        "instruction": "Complete this.\n\n", "stop": ("\n\n\n",), "version": 2,
+        "clean": lambda self, problem, text: clean(self, problem, text) + "\n",
+    }  # fmt: skip
+    for name, value in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(MiniEval, name, value)
+            if name == "clean":  # code is read from files: a test cannot edit the package's
+                patch.setattr(keys, "_code", lambda p: code(p) + ("changed" if p.name == "minieval.py" else ""))
+            counts = reused()
+        assert counts["records"] == (0, 1)
+        if name in ("instruction", "stop"):
+            assert counts["completions"][0] == 0
+        else:
+            assert counts["completions"][0] == counts["completions"][1]
+            assert counts["verdicts"][0] == 0
+    counts = reused("method.lr=0.5")
+    n = 2 * 4 + 2
+    assert counts["completions"] == (n, n + 2)
+    assert (counts["records"], counts.get("trained states", (0, 1))) == ((0, 1), (0, 1))
