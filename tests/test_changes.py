@@ -136,7 +136,7 @@ def test_a_prompt_or_a_stop_string_is_one_line_and_redoes_what_depends_on_it(
     def key() -> str:
         task = make_task("humaneval", {"n_train": 2, "n_eval": 2})
         asked = keys.messages([task.messages(p) for p in task.problems("train")])
-        return keys.record("c", "m", task.dataset_hash(), asked, task.stop, {}, 0)
+        return keys.record("c", "m", task.dataset_hash(), asked, {"stop": list(task.stop)}, {}, task, 0)
 
     before = key()
     monkeypatch.setattr(HumanEval, attribute, value)
