@@ -251,14 +251,13 @@ def _dictionary(
 
 def file_name(result: dict[str, Any]) -> str:
     s = result["settings"]
-    return (
-        f"{result['model']}__{s['site']}__{s['variant']}__{s['input']}__seed{result['seed']}__{result['key']}{SUFFIX}"
-    )
+    what = f"{result['model']}.{s['site']}.{s['variant']}.{s['input']}"
+    return f"{what}.seed{result['seed']}.{result['key']}{SUFFIX}"
 
 
 def find_result(folder: Path, key: str) -> dict[str, Any] | None:
     """The result with this key, or None. Raises S0Error for a torn file."""
-    for path in sorted(Path(folder).glob(f"*__{key}{SUFFIX}")):
+    for path in sorted(Path(folder).glob(f"*.{key}{SUFFIX}")):
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from s0.cli.commands.writesae import main as writesae
 from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.dispatch import version
 from s0.cli.errors import error_line
@@ -57,7 +58,10 @@ def main(argv: list[str] | None = None, program: str = "python run.py") -> int:
     # peft asks transformers by the old name
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
-        args = parse_args(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
+        if "study=writesae" in words:
+            return writesae(words, program)
+        args = parse_args(words)
         if args.version:
             print(version())
             return 0
