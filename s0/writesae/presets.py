@@ -39,6 +39,7 @@ PRESETS: dict[str, tuple[list[str], list[str]]] = {
         [f"model=qwen35_4b site=12.8 {_PUBLISHED}"],
         ["model=tiny_gdn site=2.2", "model=tiny_mamba2 site=0.0"],
     ),
+    # the paper's Mamba-2-370M has no config here; Falcon-H1 is the published-size Mamba-2 model there is
     "ws_mamba2": (
         [f"model=falcon_h1_7b site=0.0 {_PUBLISHED.replace('batch=256', 'batch=128')}"],
         ["model=tiny_mamba2 site=0.0 k=4", "model=tiny_mamba2 site=2.2 k=4"],

@@ -37,7 +37,7 @@ SUFFIX = ".writesae.json"
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What one result depends on besides model and seed. The defaults are the embedded models' (published ones: `PUBLISHED`).
+    """What one result depends on besides model and seed. The defaults are the embedded models' (published ones: s0.writesae.presets).
 
     sequences  documents captured; every fifth is held out (whole sequences)    firings  held-out tokens, one per sequence
     window     KL is summed over t..t+window (0: at t)                          state_samples  states per sequence (input=state)
@@ -70,12 +70,6 @@ class StudySettings:
             raise ConfigError(f"window={self.window}, lr={self.lr}: window must not be negative, lr must be above 0")
 
 
-#: hyper-parameters of the paper: model -> what differs from the defaults
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "qwen35_08b": {"site": "9.4", "n_features": 2048, "k": 32, "lr": 3e-4, "batch": 256, "input": "state"},
-    "qwen35_4b": {"site": "12.8", "n_features": 2048, "k": 32, "lr": 3e-4, "batch": 256, "input": "state"},
-    "mamba2_370m": {"site": "24.0", "n_features": 2048, "k": 32, "lr": 3e-4, "batch": 128, "input": "state"},
-}
 #: published share of firings on which the atom beats deletion, Table 2 of the paper: shown beside what is measured here
 PUBLISHED_WIN = {"gated_delta_net": 0.924, "mamba2": 0.8808}
 
