@@ -37,7 +37,7 @@ SUFFIX = ".writesae.json"
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What one result depends on besides model and seed. The defaults are the embedded models' (published ones: s0.writesae.presets).
+    """What one result depends on besides model and seed. The defaults are the embedded models' (published: s0.writesae.presets).
 
     sequences  documents captured; every fifth is held out (whole sequences)    firings  held-out tokens, one per sequence
     window     KL is summed over t..t+window (0: at t)                          state_samples  states per sequence (input=state)
