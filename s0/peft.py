@@ -192,10 +192,14 @@ class S0Layer(nn.Module, BaseTunerLayer):
             return getattr(super().__getattr__("base_layer"), name)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # adapters of the first format hold the tensor under the adapter's own name
+        # adapters of the first format hold the tensor itself, under the adapter's name or (as newer PEFT hands it on) under
+        # none: then it is meant for the adapter that was added last, for which PEFT loads
         for name in self.s0_state:
             if f"{prefix}s0_state.{name}" in state_dict:
                 state_dict[f"{prefix}s0_state.{name}.weight"] = state_dict.pop(f"{prefix}s0_state.{name}")
+        if f"{prefix}s0_state" in state_dict:
+            latest = list(self.s0_state)[-1]
+            state_dict[f"{prefix}s0_state.{latest}.weight"] = state_dict.pop(f"{prefix}s0_state")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def add(self, adapter_name: str, config: S0PeftConfig) -> None:

@@ -132,7 +132,10 @@ def judging(task: Any, task_settings: Any, sandbox_settings: Any) -> dict[str, A
         "sandbox": determining(sandbox_settings),
         "sources": sources_of(type(task)),
         "python": platform.python_version(),
-        "libraries": libraries(sources_files(type(task)), getattr(sandbox_settings, "packages", None) or ()),
+        "libraries": libraries(
+            sources_files(type(task)),  # type: ignore[arg-type]
+            getattr(sandbox_settings, "packages", None) or (),
+        ),
         "confinement": confinement(bool(getattr(sandbox_settings, "allow_unisolated", False))),
     }
 
