@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         if not 1 <= args.train <= benchmark.N_TRAIN:
             raise ConfigError(f"--train {args.train}: must be between 1 and {benchmark.N_TRAIN}")
         torch.set_num_threads(1)
-        folder = models.folder(args.model)
+        folder = models.embedded_model(args.model)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         bank = StateBank(model, tokenizer)

@@ -29,7 +29,7 @@ def main() -> int:
     names = models.NAMES if args.model == "all" else (args.model,)
     try:
         for name in names:
-            where = args.out / name if args.out else models.folder(name)
+            where = args.out / name if args.out else models.embedded_model(name)
             if args.check:
                 print(f"{name}: {card.check(name, where)}")
             else:

@@ -75,7 +75,7 @@ print(trainer.generate("...", max_new_tokens=256))
 Several states can share one loaded model, row by row:
 
 ```python
-from s0.bank import StateBank
+from s0 import StateBank
 
 bank = StateBank(trainer.model, trainer.tokenizer)
 bank.add("this", "{repo_id}")

@@ -40,7 +40,7 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def folder(name: str) -> Path:
+def embedded_model(name: str) -> Path:
     """Where the shipped files of a model lie. Raises ConfigError for an unknown name."""
     if name not in NAMES:
         raise ConfigError(f"model={name!r}: not an embedded model; choose one of {', '.join(NAMES)}")
@@ -49,7 +49,7 @@ def folder(name: str) -> Path:
 
 def build(name: str, seed: int) -> PreTrainedModel:
     """A freshly initialised model in fp32, the same for the same seed."""
-    folder(name)
+    embedded_model(name)
     torch.manual_seed(seed)
     if name == "tiny_gdn":
         model: PreTrainedModel = Qwen3_5ForCausalLM(

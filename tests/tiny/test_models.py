@@ -25,7 +25,7 @@ def name(request):
 
 
 def test_auto_classes_load_it(name):
-    model = AutoModelForCausalLM.from_pretrained(models.folder(name))
+    model = AutoModelForCausalLM.from_pretrained(models.embedded_model(name))
     assert type(model).__name__ == CLASSES[name]
     assert model.dtype == torch.float32
     assert model.generation_config.eos_token_id == models.END_ID
@@ -33,12 +33,12 @@ def test_auto_classes_load_it(name):
 
 
 def test_size_stays_small():
-    files = [f for n in models.NAMES for f in models.folder(n).iterdir()]
+    files = [f for n in models.NAMES for f in models.embedded_model(n).iterdir()]
     assert sum(f.stat().st_size for f in files) < 10e6
 
 
 def test_tokenizer_form(name):
-    tok = AutoTokenizer.from_pretrained(models.folder(name))
+    tok = AutoTokenizer.from_pretrained(models.embedded_model(name))
     assert (tok.pad_token_id, tok.eos_token_id) == (models.PAD_ID, models.END_ID)
     assert tok.convert_tokens_to_ids("<|im_start|>") == models.START_ID
     # the corpus has no more merges to give; the embedding is padded to a multiple of 64, as real checkpoints do
@@ -57,19 +57,19 @@ def test_tokenizer_form(name):
     "text", ["héllo\n\n\n   x  \t''' ``` 12 'ab' \"\"\"", "def f():\n    return {'a': [1, 2]}\n", ""]
 )
 def test_tokenizer_round_trips_any_text(text):
-    tok = AutoTokenizer.from_pretrained(models.folder("tiny_gdn"))
+    tok = AutoTokenizer.from_pretrained(models.embedded_model("tiny_gdn"))
     assert tok.decode(tok(text)["input_ids"]) == text
 
 
 def test_tokenizer_is_rebuilt_identically():
     rebuilt = tokenizer.train(card.TOKENIZER_SEED).backend_tokenizer.to_str(pretty=True)
     for model in models.NAMES:
-        shipped = (models.folder(model) / "tokenizer.json").read_text(encoding="utf-8")
+        shipped = (models.embedded_model(model) / "tokenizer.json").read_text(encoding="utf-8")
         assert json.loads(shipped)["model"] == json.loads(rebuilt)["model"]
 
 
 def test_all_models_share_one_tokenizer():
-    assert len({card.sha256(models.folder(n) / "tokenizer.json") for n in models.NAMES}) == 1
+    assert len({card.sha256(models.embedded_model(n) / "tokenizer.json") for n in models.NAMES}) == 1
 
 
 def test_chunk_kernel_equals_the_librarys():
@@ -97,11 +97,11 @@ def test_pretraining_repeats_bit_for_bit(name, tmp_path):
 
 def test_unknown_model_is_one_line():
     with pytest.raises(ConfigError, match="choose one of tiny_gdn"):
-        models.folder("tiny_gnd")
+        models.embedded_model("tiny_gnd")
 
 
 def test_tampered_weights_are_noticed(tmp_path):
-    source = models.folder("tiny_gdn")
+    source = models.embedded_model("tiny_gdn")
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
