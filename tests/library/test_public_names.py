@@ -19,7 +19,7 @@ def test_every_public_name_leads_somewhere(name: str) -> None:
 
 def test_the_library_page_imports_from_s0_alone() -> None:
     text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    deeper = [line for line in re.findall(r"^\s*from (s0\.[\w.]+) import .*$", text, re.M)]
+    deeper = re.findall(r"^\s*from (s0\.[\w.]+) import .*$", text, re.M)
     assert not deeper
     named = {n.strip() for line in re.findall(r"^\s*from s0 import (.*)$", text, re.M) for n in line.split(",")}
     assert named <= set(s0.__all__)
