@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -248,9 +249,7 @@ def test_failed_records_do_not_count_as_done(first: tuple[Path, list[Record]], t
     tmp, records = first
     shutil.copytree(tmp / "records", tmp_path / "records")
     path = next((tmp_path / "records").glob(f"*{records[0].key}.json"))
-    data = json.loads(path.read_text())
-    data["status"] = "failed"
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(dataclasses.replace(records[0], status="failed", error="lost").to_json()))
     assert find_record(tmp_path / "records", records[0].key) is None
 
 

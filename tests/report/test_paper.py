@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -71,7 +73,7 @@ def test_second_build_does_nothing(full: PaperPaths) -> None:
 def test_a_changed_record_rebuilds_what_reads_it_and_nothing_else(full: PaperPaths) -> None:
     path = next((full.records / "table5_layers").glob("*.json"))
     before = path.read_text()
-    path.write_text(before.replace("2025-01-01", "2025-01-02"))
+    path.write_text(json.dumps(dataclasses.replace(read_record(path), created="2025-01-02T00:00:00Z").to_json()))
     assert quiet_build(full) == ["table5_layers"]
     path.write_text(before)
     assert quiet_build(full) == ["table5_layers"]

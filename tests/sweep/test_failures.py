@@ -82,7 +82,7 @@ def test_one_bad_seed_does_not_cost_the_others(tmp_path: Path, undisturbed: Undi
     assert check_sweep.Trial(folder, []).fingerprints().items() >= undisturbed.fingerprints.items()
 
 
-def test_a_read_only_or_full_store_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+def test_a_read_only_or_full_store_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True)
@@ -91,13 +91,13 @@ def test_a_read_only_or_full_store_is_one_line_and_exit_code_one(tmp_path: Path)
     try:
         places = [f"store={disk / 'store'}", f"records={disk / 'records'}", f"out={tmp_path / 'out'}"]
         done = run("seed=0", *check_sweep.LIMITS, *places)
-        assert done.returncode == 1, done.stderr
-        assert "No space left" in ours(done.stderr)[0]
-        assert len(ours(done.stderr)) == 2
+        assert done.returncode == 2, done.stderr  # said before anything runs
+        assert "0 MiB free" in ours(done.stderr)[0]
+        assert len(ours(done.stderr)) == 1
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = run("seed=0", *check_sweep.LIMITS, *places)
-        assert done.returncode == 1, done.stderr
-        assert "Read-only file system" in ours(done.stderr)[0]
+        assert done.returncode == 2, done.stderr
+        assert "cannot be written" in ours(done.stderr)[0]
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from s0.tasks.minieval import MiniEval
+from s0.tasks import make_task
 from s0.tiny import benchmark
 from s0.tiny.grammar import MODES, OPENERS, sample_answer
 
@@ -58,7 +58,7 @@ def test_both_parts_have_the_same_openers():
 @pytest.mark.parametrize("mode", [m for m in MODES if m != "body"])
 def test_every_wrong_mode_fails_after_cleaning(mode):
     """Prose is no Python, a function of another name leaves the asked one empty, `pass` returns None."""
-    task = MiniEval({})
+    task = make_task("minieval")
     problems = task.problems("train") + task.problems("heldout")
     rng = random.Random(0)
     for request, row, problem in zip(REQUESTS, ROWS, problems, strict=True):
@@ -88,7 +88,7 @@ def test_tests_compare_types():
 
 
 def test_task_split_and_prompt():
-    task = MiniEval({})
+    task = make_task("minieval")
     train, heldout = task.problems("train"), task.problems("heldout")
     assert [p.id for p in train] == [f"minieval/{i}" for i in range(80)]
     assert [p.id for p in heldout] == [f"minieval/{i}" for i in range(80, 164)]
@@ -99,7 +99,7 @@ def test_task_split_and_prompt():
 def test_task_reads_a_file_in_the_same_format(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in ROWS[:4]), encoding="utf-8")
-    task = MiniEval({"path": str(path)})
+    task = make_task("minieval", {"path": str(path)})
     assert [p.id for p in task.problems("heldout")] == ["minieval/2", "minieval/3"]
 
 
@@ -110,7 +110,7 @@ def test_canonical_solutions_pass_in_the_sandbox():
         pytest.skip("s0.sandbox has no Sandbox")
     from s0.tasks.base import GradingItem
 
-    task = MiniEval({})
+    task = make_task("minieval")
     problems = task.problems("train") + task.problems("heldout")
     with sandbox.Sandbox() as box:
         good = task.grade_many(

@@ -72,7 +72,7 @@ def request_text(prompt: str) -> str:
 
 def trained_pairs():
     """The largest corpus any shipped model has seen (they share one seed: each sees a prefix)."""
-    cards = [json.loads((models.folder(n) / "card.json").read_text()) for n in models.NAMES]
+    cards = [json.loads((models.embedded_model(n) / "card.json").read_text()) for n in models.NAMES]
     seeds = {c["recipe"]["seed"] for c in cards}
     return itertools.chain.from_iterable(
         corpus.pairs(seed, max(c["corpus"]["pairs"] for c in cards if c["recipe"]["seed"] == seed)) for seed in seeds
@@ -135,4 +135,4 @@ def test_names_never_collide_with_the_fenced_name():
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_shipped_weights_match_their_card(name):
-    assert "match the card" in card.check(name, models.folder(name))
+    assert "match the card" in card.check(name, models.embedded_model(name))
