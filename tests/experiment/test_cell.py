@@ -249,7 +249,13 @@ def test_failed_records_do_not_count_as_done(first: tuple[Path, list[Record]], t
     tmp, records = first
     shutil.copytree(tmp / "records", tmp_path / "records")
     path = next((tmp_path / "records").glob(f"*{records[0].key}.json"))
-    path.write_text(json.dumps(dataclasses.replace(records[0], status="failed", error="lost").to_json()))
+    path.write_text(
+        json.dumps(
+            dataclasses.replace(
+                records[0], status="failed", error="lost", baseline=None, tuned=None, controls={}, baseline_key=""
+            ).to_json()
+        )
+    )
     assert find_record(tmp_path / "records", records[0].key) is None
 
 

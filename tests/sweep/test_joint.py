@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from sweeps import check_sweep
 
-import s0.experiment.complete
+import s0.experiment.learn
 import s0.methods.base
 import s0.sweep.joint
 import s0.training.fit
@@ -244,7 +244,7 @@ def test_interrupted_training_goes_on_from_its_snapshot(folder: Path, sampled: P
 def test_many_trainings_are_split_into_fits_of_bounded_size(
     folder: Path, sampled: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s0.experiment.complete, "FUSED", 3)
+    monkeypatch.setattr(s0.experiment.learn, "FUSED", 3)
     assert not any(o.failures for o in run(plan(folder, *RATES)))
     assert fits.jobs == [3, 3, 2]
     assert_same_states(folder, sampled)
