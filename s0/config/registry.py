@@ -59,8 +59,9 @@ ANALYSES = {
     "alpha_prediction": Entry("s0.analysis.run:alpha_prediction_of"),
     "probe": Entry("s0.analysis.run:probe_of"),
 }
+#: what `study=NAME` hands the words of a command line to: (words, program) -> exit code; without one, cells of S0 are run
 STUDIES = {
-    "s0": Entry("s0.experiment.run:run_cell"),
+    "writesae": Entry("s0.cli.commands.writesae:main"),
 }
 #: what a key of the config names -> (its registry, the base of its settings)
 KINDS: dict[str, tuple[dict[str, Entry], type | None]] = {

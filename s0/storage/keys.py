@@ -195,6 +195,12 @@ def record(
     return _key("record", {**values, "judging": judging, "seed": seed})
 
 
+def study(what: str, model: str, settings: Mapping[str, Any], seed: int, packages: Sequence[str]) -> str:
+    """One result or trained part of another study: all its settings, and the code of the packages that make it."""
+    files = [f for p in packages for f in sorted(PACKAGE.parent.joinpath(*p.split(".")).rglob("*.py"))]
+    return _key(what, {"model": model, "settings": settings, "seed": seed, "sources": code_hash(files)}, 24)
+
+
 def claim(config: str, seed: int) -> str:
     """Claim under which one seed of a cell is computed."""
     return f"cell-{config}-{seed}"

@@ -33,9 +33,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What `S0Trainer.fit` did. Losses are cross entropy per completion token; those of training include the penalty on the
-    state's norm. `alpha_scores` holds the held-out loss of every factor tried (the chosen one was chosen by it, so
-    `held_out_after` is slightly optimistic)."""
+    """What `S0Trainer.fit` did. Losses are cross entropy per completion token. `alpha_scores` holds the held-out loss of every
+    factor tried (the chosen one was chosen by it, so `held_out_after` is slightly optimistic)."""
 
     losses: list[float]
     alpha: float

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from s0.data import digest
 from s0.errors import ConfigError, S0Error
 from s0.experiment.checkpoint import Checkpoint
 from s0.runtime.environment import git_state, versions
 from s0.runtime.progress import bar
+from s0.storage import keys
 from s0.storage.files import atomic_path, write_json
 from s0.storage.store import Store
 from s0.writesae.capture import Site, Writes, capture, capture_states, token_sequences
@@ -30,8 +30,6 @@ from s0.writesae.dictionaries import INPUTS, DictionaryConfig, WriteSAE
 from s0.writesae.substitute import CONDITIONS, choose_firings, effects, replacements, summary
 from s0.writesae.train import TrainSettings, evaluate, train
 
-#: change when the study's code could give other numbers for the same inputs
-VERSION = 1
 SUFFIX = ".writesae.json"
 
 
@@ -75,22 +73,13 @@ PUBLISHED_WIN = {"gated_delta_net": 0.924, "mamba2": 0.8808}
 
 
 def result_key(checkpoint: Checkpoint, settings: StudySettings, seed: int) -> str:
-    return digest(
-        {
-            "what": "writesae",
-            "version": VERSION,
-            "model": checkpoint.key,
-            "settings": dataclasses.asdict(settings),
-            "seed": seed,
-        }
-    )
+    return keys.study("writesae", checkpoint.key, dataclasses.asdict(settings), seed, ("s0.writesae",))
 
 
 def dictionary_key(checkpoint: Checkpoint, settings: StudySettings, seed: int) -> str:
     """A trained dictionary: everything but how it is evaluated."""
     training = {n: v for n, v in dataclasses.asdict(settings).items() if n not in ("firings", "window")}
-    values = {"what": "dictionary", "version": VERSION, "model": checkpoint.key, "settings": training, "seed": seed}
-    return digest(values, 24)
+    return keys.study("dictionary", checkpoint.key, training, seed, ("s0.writesae",))
 
 
 def split(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,8 +98,8 @@ def run_study(
 ) -> list[dict[str, Any]]:
     """Results of one site, one per seed: found if they exist, computed otherwise. Raises S0Error."""
     folder = Path(records)
-    keys = {seed: result_key(checkpoint, settings, seed) for seed in seeds}
-    found = {seed: r for seed in seeds if (r := find_result(folder, keys[seed])) is not None}
+    named = {seed: result_key(checkpoint, settings, seed) for seed in seeds}
+    found = {seed: r for seed in seeds if (r := find_result(folder, named[seed])) is not None}
     todo = [s for s in seeds if s not in found]
     if todo:
         site = Site.parse(settings.site)
@@ -120,11 +109,11 @@ def run_study(
         writes = _captured(checkpoint, settings, site, sequences)
         seconds = {"capture": time.monotonic() - start}
         for seed in todo:
-            with store.claim(f"writesae-{keys[seed]}"):
-                result = find_result(folder, keys[seed])
+            with store.claim(f"writesae-{named[seed]}"):
+                result = find_result(folder, named[seed])
                 if result is None:
                     result = _run_seed(checkpoint, store, settings, site, writes, seed, dict(seconds))
-                    result |= {"key": keys[seed], "command": command}
+                    result |= {"key": named[seed], "command": command}
                     write_json(folder / file_name(result), result)
             found[seed] = result
     return [found[s] for s in seeds]
@@ -161,7 +150,6 @@ def _run_seed(
     decay = float(held.g.double().mean().exp())
     return {
         "study": "writesae",
-        "version": VERSION,
         "model": checkpoint.name,
         "architecture": checkpoint.layout.architecture,
         "seed": seed,

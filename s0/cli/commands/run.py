@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s0.cli.commands.writesae import main as writesae
 from s0.cli.compose import CONFIGS, make_plan, parse_args
 from s0.cli.dispatch import version
 from s0.cli.errors import error_line
 from s0.cli.help import help_text
 from s0.cli.tune import check_objective, hydra_main, objective, search
+from s0.config.registry import find, load
 from s0.config.schema import Config
 from s0.errors import ConfigError, DataError, Diverged, JobsFailed, NoTrainingSolutions, S0Error
 from s0.runtime.profiling import profiled
@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None, program: str = "python run.py") -> int:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         words = sys.argv[1:] if argv is None else argv
-        if "study=writesae" in words:
-            return writesae(words, program)
+        if study := next((w.removeprefix("study=") for w in words if w.startswith("study=")), ""):
+            return int(load(find("study", study).target)(words, program))
         args = parse_args(words)
         if args.version:
             print(version())
