@@ -34,12 +34,14 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from s0.errors import ArchitectureError, ConfigError, S0Error
+from s0.settings import shared
 from s0.state import compat
 from s0.state.cache import S0Cache, TrainingCache
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState
 from s0.state.pads import check_continuation, exact_pads
 from s0.storage.files import write_text
+from s0.training.settings import StateUse
 
 PREFIX = "s0_"
 
@@ -100,8 +102,8 @@ class S0PeftConfig(PeftConfig):
     """
 
     layers: list[int] | None = field(default=None)
-    alpha: float | None = field(default=None)
-    normalize: bool = field(default=False)
+    alpha: float | None = shared(StateUse, "alpha")
+    normalize: bool = shared(StateUse, "normalize")
     alpha_inside: bool = field(default=False)
     init: str = field(default="zero")
     #: refused: an S0 adapter learns states only

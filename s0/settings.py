@@ -43,6 +43,14 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def shared(cls: type, name: str, **changes: Any) -> Any:
+    """The field `name` of another settings class: its default, help and rule stand there alone. `changes` are what differs
+    here (default=..., help=...)."""
+    (f,) = [f for f in dataclasses.fields(cls) if f.name == name]
+    known = {k: v for k, v in f.metadata.items() if k != "result"}
+    return setting(changes.pop("default", f.default), **{**known, "result": f.metadata["result"], **changes})
+
+
 @dataclass(frozen=True)
 class Setting:
     """One field of a settings class, as help and documentation show it."""

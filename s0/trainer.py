@@ -30,7 +30,7 @@ from s0.errors import ConfigError, S0Error, suggest
 from s0.runtime.chat import prompt_ids
 from s0.runtime.progress import bar
 from s0.runtime.quiet import quiet
-from s0.settings import check, setting
+from s0.settings import check, shared
 from s0.state.compat import device_of
 from s0.state.families import Layout, describe
 from s0.state.initial import InitialState, read_json
@@ -40,6 +40,7 @@ from s0.storage.files import write_json
 from s0.training.fit import fit_states
 from s0.training.jobs import FitConfig, FitJob, FitResult
 from s0.training.rows import Answer, FitReport, Row, is_conversation, pad_id, published_pairs, read_rows, split_rows
+from s0.training.settings import StateTraining, StateUse
 
 #: factors tried by `S0Trainer.fit(alpha="auto")`
 ALPHA_GRID = (0.02, 0.05, 0.07, 0.1, 0.2, 0.35, 0.65, 1.0)
@@ -52,13 +53,13 @@ class S0Config:
     Raises ConfigError for a value out of its range, here and whenever a changed field is used.
     """
 
-    n_steps: int = setting(20, "optimiser steps, each over all examples", low=1, high=1_000_000)
-    lr: float = setting(1e-3, "learning rate of Adam", low=0)
-    l2_lambda: float = setting(5e-4, "weight of the squared norm of what is learned", low=0)
-    alpha: float | None = setting(None, "factor on the learned state")
-    normalize: bool = setting(False, "divide each layer's state by its Frobenius norm before alpha")
-    grad_clip: float = setting(1.0, "largest gradient norm over all layers (0: no clipping)", low=0)
-    max_length: int = setting(2048, "longest prompt with completion", low=2, unit="tokens")
+    n_steps: int = shared(StateTraining, "n_steps")
+    lr: float = shared(StateTraining, "lr")
+    l2_lambda: float = shared(StateTraining, "l2_lambda")
+    alpha: float | None = shared(StateUse, "alpha")
+    normalize: bool = shared(StateUse, "normalize")
+    grad_clip: float = shared(StateTraining, "grad_clip")
+    max_length: int = shared(StateTraining, "max_length")
 
     def __post_init__(self) -> None:
         self.check()

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from s0.settings import setting
+from s0.settings import setting, shared
 from s0.training.settings import StateTraining, StateUse, Training
 
 
@@ -87,20 +87,20 @@ class HumanEvalTask(TaskConfig):
 
 @dataclass(frozen=True)
 class GSM8KTask(TaskConfig):
-    samples_per_problem: int = setting(4, "completions sampled per training problem", low=1, high=4096)
+    samples_per_problem: int = shared(TaskConfig, "samples_per_problem", default=4)
 
 
 @dataclass(frozen=True)
 class Math500Task(TaskConfig):
-    samples_per_problem: int = setting(4, "completions sampled per training problem", low=1, high=4096)
-    max_new_tokens: int = setting(1024, "longest completion", low=1, high=1_000_000, unit="tokens")
-    grading_timeout_s: float = setting(5.0, "limit for judging one completion", low=0.01, high=3600, unit="s")
+    samples_per_problem: int = shared(TaskConfig, "samples_per_problem", default=4)
+    max_new_tokens: int = shared(TaskConfig, "max_new_tokens", default=1024)
+    grading_timeout_s: float = shared(TaskConfig, "grading_timeout_s", default=5.0)
 
 
 @dataclass(frozen=True)
 class SpiderTask(TaskConfig):
-    samples_per_problem: int = setting(4, "completions sampled per training problem", low=1, high=4096)
-    grading_timeout_s: float = setting(10.0, "limit for judging one completion", low=0.01, high=3600, unit="s")
+    samples_per_problem: int = shared(TaskConfig, "samples_per_problem", default=4)
+    grading_timeout_s: float = shared(TaskConfig, "grading_timeout_s", default=10.0)
     match: str = setting("official", "how rows are compared", choices=["official", "set"])
     database_dir: str | None = setting(None, "folder of the SQLite databases (null: database/ beside the data)")
     keep_distinct: bool = setting(False, "keep DISTINCT in both queries when comparing")
@@ -108,7 +108,7 @@ class SpiderTask(TaskConfig):
 
 @dataclass(frozen=True)
 class MBPPTask(TaskConfig):
-    grading_timeout_s: float = setting(10.0, "limit for judging one completion", low=0.01, high=3600, unit="s")
+    grading_timeout_s: float = shared(TaskConfig, "grading_timeout_s", default=10.0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class HFEngineConfig(EngineConfig):
 
 @dataclass(frozen=True)
 class NaiveEngineConfig(EngineConfig):
-    name: str = setting("naive", "an engine of the registry, or module:Class")
+    name: str = shared(EngineConfig, "name", default="naive")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class WandbTracking(TrackingConfig):
-    name: str = setting("wandb", "a tracker of the registry, or module:Class")
+    name: str = shared(TrackingConfig, "name", default="wandb")
     project: str = setting("s0", "project the runs belong to")
     entity: str | None = setting(None, "team or user")
     mode: str | None = setting(None, "null: online with a key, offline without one", choices=["online", "offline"])
@@ -216,7 +216,7 @@ class MethodConfig(Frozen):
 
 @dataclass
 class NoneMethod(MethodConfig):
-    name: str = setting("none", "a method of the registry, or module:Class")
+    name: str = shared(MethodConfig, "name", default="none")
 
 
 @dataclass
@@ -230,7 +230,7 @@ class TrainedMethod(Training, MethodConfig):
 
 @dataclass
 class S0Method(StateUse, StateTraining, TrainedMethod):
-    name: str = setting("s0", "a method of the registry, or module:Class")
+    name: str = shared(MethodConfig, "name", default="s0")
     alpha: float | str | None = setting(  # type: ignore[assignment]
         None, "factor on the learned state; auto: chosen on training problems; null: the architecture's"
     )
@@ -246,7 +246,7 @@ class S0Method(StateUse, StateTraining, TrainedMethod):
 
 @dataclass
 class StateOffsetMethod(StateTraining, TrainedMethod):
-    name: str = setting("state_offset", "a method of the registry, or module:Class")
+    name: str = shared(MethodConfig, "name", default="state_offset")
     alpha: float | str = setting(1.0, "factor on the learned offset; auto: chosen on training problems")
     alpha_grid: list[float] = setting(
         help="what alpha=auto chooses from", factory=lambda: [0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5, 2.0], above=0
@@ -261,9 +261,9 @@ class StateOffsetMethod(StateTraining, TrainedMethod):
 
 @dataclass
 class LoraMethod(TrainedMethod):
-    name: str = setting("lora", "a method of the registry, or module:Class")
-    n_steps: int = setting(50, "optimiser steps, each over all examples", low=1, high=1_000_000)
-    lr: float = setting(5e-4, "learning rate", low=0)
+    name: str = shared(MethodConfig, "name", default="lora")
+    n_steps: int = shared(Training, "n_steps", default=50)
+    lr: float = shared(Training, "lr", default=5e-4)
     rank: int | str = setting(24, "an integer, or match: parameters as near to S0's as possible", low=1)
     lora_alpha: float | None = setting(None, "scale times rank (null: twice the rank)")
     targets: list[str] | None = setting(None, "linear layers to adapt (null: the family's published ones)")
@@ -272,8 +272,8 @@ class LoraMethod(TrainedMethod):
 
 @dataclass
 class PrefixMethod(TrainedMethod):
-    name: str = setting("prefix", "a method of the registry, or module:Class")
-    n_steps: int = setting(50, "optimiser steps, each over all examples", low=1, high=1_000_000)
+    name: str = shared(MethodConfig, "name", default="prefix")
+    n_steps: int = shared(Training, "n_steps", default=50)
     n_virtual_tokens: int = setting(30, "virtual tokens before every prompt", low=1)
     projection: bool = setting(True, "learn the tokens through a small network")
 

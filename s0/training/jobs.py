@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s0.data import Example
+from s0.settings import shared
 from s0.state.initial import InitialState
+from s0.training.settings import StateTraining
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,18 @@ class FitConfig:
     per head; seed: initialisation of low-rank factors; optimizer: a name of `s0.training.optimizers`.
     """
 
-    n_steps: int = 20
-    lr: float = 1e-3
-    l2_lambda: float = 5e-4
-    grad_clip: float = 1.0
-    max_length: int = 2048
+    n_steps: int = shared(StateTraining, "n_steps")
+    lr: float = shared(StateTraining, "lr")
+    l2_lambda: float = shared(StateTraining, "l2_lambda")
+    grad_clip: float = shared(StateTraining, "grad_clip")
+    max_length: int = shared(StateTraining, "max_length")
     layers: tuple[int, ...] | None = None
     alpha: float = 1.0
     alpha_inside: bool = False
     normalize: bool = False
     rank: int = 0
     seed: int = 0
-    optimizer: str = "adam"
+    optimizer: str = shared(StateTraining, "optimizer")
 
 
 @dataclass

@@ -11,11 +11,11 @@ from s0.report.aggregate import Row, method_label, newest_per_seed, scores
 from s0.report.formats import MISSING, Table, number, p_text, spread
 from s0.report.paper import columns as c
 from s0.report.paper import sentences
-from s0.report.paper.context import EMBEDDED, NOT_RUN, Built, Context, method_name, model_name
+from s0.report.paper.context import NOT_RUN, Built, Context, method_name, model_name
 from s0.report.series import layer_ablation, method_setting
 from s0.stats import Interval, MeanStd
 from s0.storage.records import Record
-from s0.tiny.standins import STAND_IN
+from s0.tiny.standins import EMBEDDED, STAND_IN
 
 EMBEDDED_NOTE = "Embedded: the tiny stand-in on minieval; it repeats the protocol, not the published numbers."
 

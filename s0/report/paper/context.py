@@ -14,13 +14,11 @@ from s0.report.aggregate import Row, aggregate, load_records, method_label
 from s0.report.formats import Table
 from s0.storage.records import Record
 from s0.storage.results import AnalysisResult, find_results
-from s0.tiny.standins import STAND_IN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOT_RUN = "not run"
-EMBEDDED = frozenset(STAND_IN.values())
 MODEL_NAMES = {
     "qwen35_08b": "Qwen3.5-0.8B",
     "qwen35_2b": "Qwen3.5-2B",

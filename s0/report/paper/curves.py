@@ -11,10 +11,10 @@ from s0.report.formats import MISSING, Table, number, p_text
 from s0.report.paper import columns as c
 from s0.report.paper import sentences
 from s0.report.paper.comparisons import EMBEDDED_NOTE
-from s0.report.paper.context import EMBEDDED, NOT_RUN, Built, Context, model_name, task_name
+from s0.report.paper.context import NOT_RUN, Built, Context, model_name, task_name
 from s0.report.plots import COLOURS, new_figure
 from s0.report.series import alpha_curve, best_alpha, data_efficiency, scaling
-from s0.tiny.standins import STAND_IN
+from s0.tiny.standins import EMBEDDED, STAND_IN
 
 PUBLISHED_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2}
 _STYLES = {"reproduced": ("#009E73", "^"), "embedded": (COLOURS["s0"], "o")}
