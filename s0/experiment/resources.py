@@ -10,6 +10,7 @@ from typing import Any
 from s0.config.schema import Config, ModelConfig, SandboxSettings
 from s0.data import digest
 from s0.experiment.checkpoint import Checkpoint
+from s0.storage import keys
 from s0.storage.store import Store
 
 
@@ -19,18 +20,20 @@ class ResourceCache:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._key = ""
-        self._lab: Any = None
+        self._resources: Any = None
 
     def get(self, config: Config) -> Any:
         key = digest([config.store, dataclasses.asdict(config.sandbox)])
         if key != self._key:
             self.close()
-            self._lab = self._stack.enter_context(Resources(Store(config.store), config.sandbox))
+            store = Store(config.store)
+            store.claim_layout(keys.LAYOUT)
+            self._resources = self._stack.enter_context(Resources(store, config.sandbox))
             self._key = key
-        return self._lab
+        return self._resources
 
     def close(self) -> None:
-        self._key, self._lab = "", None
+        self._key, self._resources = "", None
         self._stack.close()
 
     def __enter__(self) -> ResourceCache:

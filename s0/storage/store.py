@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from s0.errors import StoreError
+from s0.storage.files import write_text
 
 #: temporary folders of dead processes are removed when they are older than this (seconds)
 STALE_S = 24 * 3600.0
@@ -133,6 +135,21 @@ class Store:
         """kind -> (found, needed), noted since the last call."""
         used, self._used = self._used, {}
         return used
+
+    def claim_layout(self, layout: int) -> None:
+        """Mark the store as written under this layout number of keys. Says in one line, once, that work stored under another
+        is not used: no key of it can match. Raises StoreError."""
+        mark = self.root / "layout"
+        stated = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+        if stated == str(layout):
+            return
+        if any(p.is_dir() for p in self.root.glob("*") if p.name != "claims"):
+            print(
+                f"{self.root}: holds work of another version of this code, which is not used; delete the folder or give "
+                "another with store=...",
+                file=sys.stderr,
+            )
+        write_text(mark, f"{layout}\n")
 
     def log(self, kind: str, key: str) -> Log:
         if (kind, key) not in self._logs:

@@ -245,3 +245,23 @@ def test_a_torn_record_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as error:
             read_record(path)
         one_line(error, path.name, "not a readable record")
+
+
+def test_work_of_another_version_is_named_once_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    store.claim_layout(3)
+    assert not capsys.readouterr().err  # a new store holds nothing of anybody
+    store.log("completions", "l").append({"a": 1})
+    Store(tmp_path / "store").claim_layout(3)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        Store(tmp_path / "store").claim_layout(4)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "holds work of another version of this code, which is not used" in said
+    assert store.log("completions", "l").refresh() == {"a": 1}
+    (tmp_path / "old" / "completions").mkdir(parents=True)  # before layouts were marked
+    Store(tmp_path / "old").claim_layout(4)
+    assert "another version" in capsys.readouterr().err
