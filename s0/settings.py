@@ -168,25 +168,30 @@ def _words(hint: Any) -> str:
 
 
 @functools.cache
-def hydra_schema(cls: type, *, open: bool = False) -> type:
-    """The same fields as a class Hydra can compose (OmegaConf treats frozen dataclasses as read-only).
+def hydra_schema(cls: type, *, open: bool = False, changed: tuple[tuple[str, Any, Any], ...] = ()) -> type:
+    """The same fields as a class Hydra can compose (OmegaConf treats frozen dataclasses as read-only); one class per class,
+    because Hydra compares them by identity.
 
     open: every field but `name` may be null and is null by default ("not given"): what stands in for it is decided later.
+    changed: (field, type, default) of fields that Hydra is to take more freely.
     """
+    freer = {name: (name, hint, field(default=default)) for name, hint, default in changed}
     fields: list[tuple[str, Any, Any]] = []
     for f in dataclasses.fields(cls):
-        hint = types_of(cls)[f.name]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hint, factory = types_of(cls)[f.name], f.default_factory
+        if f.name in freer:
+            fields.append(freer[f.name])
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
             node = hydra_schema(hint)
             fields.append((f.name, node, field(default_factory=node)))
-            continue
-        simple = _composable(hint)
-        if open and f.name != "name":
+        elif open and f.name != "name":
+            simple = _composable(hint)
             fields.append((f.name, Any if simple is Any else simple | None, field(default=None)))
-        elif f.default_factory is not dataclasses.MISSING:
-            fields.append((f.name, simple, field(default_factory=f.default_factory)))
+        elif factory is not dataclasses.MISSING:
+            fields.append((f.name, _composable(hint), field(default_factory=factory)))
         else:
-            fields.append((f.name, simple, field(default="???" if f.default is dataclasses.MISSING else f.default)))
+            default = "???" if f.default is dataclasses.MISSING else f.default
+            fields.append((f.name, _composable(hint), field(default=default)))
     return dataclasses.make_dataclass(cls.__name__, fields)
 
 

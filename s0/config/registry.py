@@ -160,22 +160,8 @@ def register() -> None:
                 store.store(group=group, name=name, node=node(name=name))
 
 
-@functools.cache
 def _top() -> type:
-    """The whole config. Groups whose options have settings of their own are open: a structured default could not be
-    replaced by another; seeds are written in several forms."""
-    import dataclasses
-
-    own = [("seed", Any, dataclasses.field(default="0..2"))]
-    own += [(g, Any, dataclasses.field(default="???")) for g, (_, base) in KINDS.items() if base is not None]
-    replaced = {name for name, _, _ in own}
-    plain = hydra_schema(schema.Config)
-    kept = [
-        (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory))  # type: ignore[call-overload]
-        if f.default_factory is dataclasses.MISSING
-        else (f.name, f.type, dataclasses.field(default_factory=f.default_factory))
-        for f in dataclasses.fields(plain)
-        if f.name not in replaced
-    ]
-    kept = [(n, t, d) for n, t, d in kept]
-    return dataclasses.make_dataclass("Config", [*kept, *own])
+    """The whole config as Hydra composes it. Open are seeds, written in several forms, and groups whose options have settings
+    of their own: a structured default could not be replaced by another."""
+    groups = tuple((group, Any, "???") for group, (_, base) in KINDS.items() if base is not None)
+    return hydra_schema(schema.Config, changed=(("seed", Any, "0..2"), *groups))
